@@ -25,7 +25,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
-import vitjax  # noqa: E402, F401  its guard must run before any test starts the backend
+
+def pytest_sessionstart() -> None:
+    """vitjax's guard must run before any test module starts the backend."""
+    import vitjax  # noqa: F401
+
 
 _everywhere = {
     "deadline": None,  # the first example pays for compilation
