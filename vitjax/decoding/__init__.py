@@ -1,0 +1,9 @@
+"""Generation from encoder-decoders: greedy and beam search with transformers' semantics, each one compiled loop."""
+
+from vitjax.decoding.beam_search import beam_search
+from vitjax.decoding.config import GenerationConfig
+from vitjax.decoding.generate import decode, encode, generate
+from vitjax.decoding.greedy import greedy
+from vitjax.decoding.sequences import Sequences
+
+__all__ = ["GenerationConfig", "Sequences", "beam_search", "decode", "encode", "generate", "greedy"]

@@ -1,0 +1,135 @@
+"""What to generate, in the words of transformers' `GenerationConfig`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal, NamedTuple
+
+DEFAULT_NEW_TOKENS = 20  # transformers' own, where neither length is given
+TOKEN_KINDS = ("pad", "bos", "decoder_start", "forced_bos", "forced_eos")
+
+
+class LengthLimits(NamedTuple):
+    """Lengths of whole sequences, the decoder prompt included."""
+
+    prompt: int
+    minimum: int
+    maximum: int
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Options of `generate`. Names, defaults and meaning are those of transformers 5; hashable, so static under `jit`.
+
+    Attributes:
+      max_length: longest sequence, decoder prompt and EOS included.
+      max_new_tokens: the same without the prompt; goes before `max_length`. With neither, 20 new tokens.
+      min_length: EOS is impossible before a sequence, prompt included, has this length.
+      min_new_tokens: the same without the prompt; goes before `min_length`.
+      num_beams: 1 decodes greedily.
+      length_penalty: a hypothesis scores `sum(log p) / n**length_penalty`; n counts EOS but not the prompt. Positive
+        values favour long sequences, negative ones short sequences.
+      early_stopping: when a row with `num_beams` finished hypotheses stops. True: at once. False: when its best
+        unfinished beam, scored at its present length, is below the worst finished one. "never": the same, but scored at
+        `max_length` where that would be better for it, so that nothing is missed.
+      num_return_sequences: hypotheses returned for each row, best first.
+      eos_token_id: one id, several, or None; each of them ends a sequence. Kept as a tuple.
+      pad_token_id: fills what lies behind a sequence's end; the first EOS id if None. A pad id of 0 is used as it is
+        (transformers' beam search takes 0 for "unset" and fills with EOS).
+      bos_token_id: stands in for `decoder_start_token_id`.
+      decoder_start_token_id: the decoder prompt where `generate` is given none.
+      forced_bos_token_id: the one token possible right after a decoder prompt of one token.
+      forced_eos_token_id: the one token possible at `max_length`.
+    """
+
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    min_length: int = 0
+    min_new_tokens: int | None = None
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    num_return_sequences: int = 1
+    eos_token_id: int | Sequence[int] | None = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    decoder_start_token_id: int | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        eos = self.eos_token_id
+        ids = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+        object.__setattr__(self, "eos_token_id", ids)
+        for name in ("num_beams", "num_return_sequences", "max_length", "max_new_tokens"):
+            _at_least(1, name, getattr(self, name))
+        for name in ("min_length", "min_new_tokens", *(f"{kind}_token_id" for kind in TOKEN_KINDS)):
+            _at_least(0, name, getattr(self, name))
+        for token in ids:
+            _at_least(0, "eos_token_id", token)
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"eos_token_id={ids} names an id twice: give each once")
+        if self.num_return_sequences > self.num_beams:
+            raise ValueError(
+                f"num_return_sequences={self.num_return_sequences} is more than num_beams={self.num_beams}: "
+                "a search with K beams returns at most K sequences, raise num_beams"
+            )
+        if not (isinstance(self.early_stopping, bool) or self.early_stopping == "never"):
+            raise ValueError(f"early_stopping={self.early_stopping!r}: expected True, False or 'never'")
+        if not isfinite(self.length_penalty):
+            raise ValueError(
+                f"length_penalty={self.length_penalty}: expected a finite number (0 switches it off)"
+            )
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The EOS ids, () if there are none."""
+        return self.eos_token_id  # type: ignore[return-value]  # made a tuple above
+
+    @property
+    def filler(self) -> int:
+        """Id behind the end of a sequence."""
+        if self.pad_token_id is not None:
+            return self.pad_token_id
+        return self.stop_ids[0] if self.stop_ids else 0
+
+    @property
+    def start_id(self) -> int:
+        """Decoder prompt of a row that has none."""
+        for token in (self.decoder_start_token_id, self.bos_token_id):
+            if token is not None:
+                return token
+        raise ValueError(
+            "generate was given no decoder prompt and the config no start token: "
+            "pass prompt=[B, T] or set decoder_start_token_id"
+        )
+
+    def limits(self, prompt_length: int) -> LengthLimits:
+        """Resolve the four length options for prompts of this length.
+
+        Raises:
+          ValueError: no room for a token after the prompt, or a minimum above the maximum.
+        """
+        if self.max_new_tokens is not None:
+            maximum = prompt_length + self.max_new_tokens
+        elif self.max_length is not None:
+            maximum = self.max_length
+        else:
+            maximum = prompt_length + DEFAULT_NEW_TOKENS
+        minimum = self.min_length if self.min_new_tokens is None else prompt_length + self.min_new_tokens
+        if maximum <= prompt_length:
+            raise ValueError(
+                f"max_length={maximum} leaves no room after a decoder prompt of {prompt_length} tokens, which it "
+                "counts: raise max_length or set max_new_tokens"
+            )
+        if minimum > maximum:
+            raise ValueError(
+                f"the minimum length {minimum} is above the maximum length {maximum} (both count the decoder prompt of "
+                f"{prompt_length} tokens): lower min_length or min_new_tokens"
+            )
+        return LengthLimits(prompt_length, minimum, maximum)
+
+
+def _at_least(least: int, name: str, value: int | None) -> None:
+    if value is not None and value < least:
+        raise ValueError(f"{name}={value}: expected {least} or more")

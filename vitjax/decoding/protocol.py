@@ -1,0 +1,42 @@
+"""What decoding asks of a model. Any object with these methods can be decoded; nothing needs to inherit."""
+
+from typing import Any, Protocol, Self, runtime_checkable
+
+from jaxtyping import Array, Bool, Float, Int
+
+
+@runtime_checkable
+class Cache(Protocol):
+    """What a decoder remembers of B rows with K beams each; an immutable pytree."""
+
+    position: Int[Array, ""]
+    """Number of positions written."""
+
+    def reorder(self, parents: Int[Array, "B K"]) -> Self:
+        """Let beam k continue what beam `parents[b, k]` was."""
+        ...
+
+
+@runtime_checkable
+class SequenceModel(Protocol):
+    """An encoder and a decoder that works token by token, all in evaluation mode."""
+
+    def encode(self, source: Any, *, source_mask: Any = None, train: bool, key: Any = None) -> Any:
+        """Read the whole source at once; a pytree whose arrays have B rows."""
+        ...
+
+    def init_cache(self, encoded: Any, *, num_beams: int, max_length: int) -> Any:
+        """An empty cache for sequences of at most `max_length` tokens, prompt included."""
+        ...
+
+    def prefill(
+        self, cache: Any, prompt: Int[Array, "B T"], prompt_mask: Bool[Array, "B T"] | None
+    ) -> tuple[Float[Array, "B V"], Any]:
+        """Read a prompt shared by a row's beams (padded on the left); logits of the token after it."""
+        ...
+
+    def step(
+        self, cache: Any, tokens: Int[Array, "B K"], *, read_length: int | None = None
+    ) -> tuple[Float[Array, "B K V"], Any]:
+        """Read one token for each beam; logits of the next. Only positions below `read_length` have been written."""
+        ...
