@@ -35,8 +35,8 @@ _everywhere = {
     "deadline": None,  # the first example pays for compilation
     "max_examples": 25,
     "suppress_health_check": [hypothesis.HealthCheck.too_slow],
-    "database": DirectoryBasedExampleDatabase(CACHE / "hypothesis"),
 }
-hypothesis.settings.register_profile("local", **_everywhere)
-hypothesis.settings.register_profile("ci", **_everywhere, derandomize=True)
+_examples = DirectoryBasedExampleDatabase(CACHE / "hypothesis")
+hypothesis.settings.register_profile("local", database=_examples, **_everywhere)
+hypothesis.settings.register_profile("ci", derandomize=True, **_everywhere)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
