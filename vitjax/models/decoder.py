@@ -1,0 +1,193 @@
+"""The masked Transformer decoder: all positions at once in training, one at a time in generation."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from vitjax.nn.attention import causal_mask, padding_mask
+from vitjax.nn.blocks import DecoderBlock, TransformerConfig
+from vitjax.nn.cache import DecoderCache
+from vitjax.nn.embeddings import Combination, PositionKind, SequenceEmbedding
+from vitjax.nn.norms import make_norm
+from vitjax.nn.positions import RelativeBias, Rotation, rotary
+from vitjax.nn.regularization import dropout, split_key
+from vitjax.nn.stack import layers, run_blocks, stack_blocks
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A decoder over token ids; see `SequenceEmbedding` for positions and their combination.
+
+    Attributes:
+      max_length: longest sequence, prompt included, that learned positions are made for.
+      tie_embeddings: score tokens against their own embedding instead of a separate head.
+    """
+
+    transformer: TransformerConfig
+    vocabulary_size: int
+    max_length: int
+    positions: PositionKind = "learned"
+    embedding_combination: Combination = "add"
+    scale_embedding: bool = False
+    tie_embeddings: bool = False
+    kind: Literal["decoder"] = "decoder"
+
+    def __post_init__(self):
+        if self.tie_embeddings and self.embedding_combination == "concat":
+            raise ValueError(
+                "tie_embeddings needs embedding_combination 'add': 'concat' halves the token vectors"
+            )
+
+
+class DecoderOutput(NamedTuple):
+    """`logits` [B, T, V] float32; `attention` [L, B, H, T, S] over the context, None unless asked for."""
+
+    logits: Array
+    attention: Array | None
+
+
+class TransformerDecoder(nnx.Module):
+    """The decoder of Vaswani et al. (2017), with the variations of `TransformerConfig`.
+
+    Args:
+      context_width: features of the vectors it attends to.
+    """
+
+    def __init__(self, config: DecoderConfig, *, context_width: int, rngs: nnx.Rngs):
+        t = config.transformer
+        self.embedding = SequenceEmbedding(
+            config.vocabulary_size,
+            t.width,
+            max_length=config.max_length,
+            positions=config.positions,
+            combination=config.embedding_combination,
+            scale_embedding=config.scale_embedding,
+            dtype=t.dtype,
+            rngs=rngs,
+        )
+        if config.positions == "relative":
+            self.relative_bias = RelativeBias(t.num_heads, bidirectional=False, rngs=rngs)
+        self.blocks = stack_blocks(
+            lambda r: DecoderBlock(t, context_width=context_width, rngs=r), t.depth, rngs=rngs
+        )
+        if t.norm_position == "pre":
+            self.norm = make_norm(t.norm, t.width, epsilon=t.norm_epsilon, dtype=t.dtype, rngs=rngs)
+        if not config.tie_embeddings:
+            self.head = nnx.Linear(
+                t.width, config.vocabulary_size, dtype=jnp.dtype(t.dtype), param_dtype=jnp.float32, rngs=rngs
+            )
+        self.config = config
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        context: Float[Array, "B S E"],
+        *,
+        mask: Bool[Array, "B T"] | None = None,
+        context_mask: Bool[Array, "B S"] | None = None,
+        train: bool,
+        key: Array | None = None,
+        return_attention: bool = False,
+    ) -> DecoderOutput:
+        """Teacher-forced: logits of every next token in one pass. `mask` is False at padding on either side."""
+        config, t = self.config, self.config.transformer
+        key_embed, key_blocks = split_key(key, 2)
+        length = tokens.shape[1]
+        positions = jnp.arange(length)[None]
+        visible = causal_mask(length)
+        if mask is not None:
+            positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+            visible = visible & padding_mask(mask)
+        x = dropout(self.embedding(tokens, positions), t.dropout, train=train, key=key_embed)
+        x, attention = run_blocks(
+            self.blocks,
+            x,
+            context,
+            config=t,
+            mask=visible,
+            context_mask=None if context_mask is None else padding_mask(context_mask),
+            bias=self._bias(jnp.arange(length), jnp.arange(length)),
+            rotation=self._rotation(positions),
+            train=train,
+            key=key_blocks,
+            return_weights=return_attention,
+        )
+        return DecoderOutput(self._logits(x, train=train), attention)
+
+    def init_cache(
+        self,
+        context: Float[Array, "B S E"],
+        context_mask: Bool[Array, "B S"] | None = None,
+        *,
+        num_beams: int,
+        max_length: int,
+    ) -> DecoderCache:
+        """An empty cache for `num_beams` beams a row and `max_length` positions, the prompt included."""
+        limit = self.config.max_length
+        if self.config.positions == "learned" and max_length > limit:
+            raise ValueError(
+                f"max_length {max_length} is beyond the {limit} learned positions of this decoder"
+            )
+        cross = [block.project_context(context) for block in self._layers()]
+        return DecoderCache.create(cross, context_mask, num_beams=num_beams, max_length=max_length)
+
+    def prefill(
+        self, cache: DecoderCache, prompt: Int[Array, "B T"], mask: Bool[Array, "B T"] | None = None
+    ) -> tuple[Float[Array, "B V"], DecoderCache]:
+        """Read the prompt of each row, padded on the left where `mask` is False; logits of the next token."""
+        length = prompt.shape[1]
+        if mask is not None:
+            cache = cache.replace(valid=cache.valid.at[:, :length].set(mask))
+        logits, cache = self._extend(cache, prompt[:, None], read_length=length)
+        return logits[:, 0], cache
+
+    def step(
+        self, cache: DecoderCache, tokens: Int[Array, "B K"], *, read_length: int | None = None
+    ) -> tuple[Float[Array, "B K V"], DecoderCache]:
+        """Append one token to each beam; logits of the next. Only positions below `read_length` are read."""
+        return self._extend(cache, tokens[:, :, None], read_length=read_length or cache.valid.shape[1])
+
+    def _extend(
+        self, cache: DecoderCache, tokens: Int[Array, "B k T"], *, read_length: int
+    ) -> tuple[Float[Array, "B k V"], DecoderCache]:
+        batch, beams, length = tokens.shape
+        positions = jnp.repeat(cache.positions(length), beams, axis=0)  # [Bk, T]
+        cache = cache.claim(beams, length)
+        x = self.embedding(tokens.reshape(batch * beams, length), positions)
+        x = x.reshape(batch, beams, length, -1)
+        options: dict[str, Any] = dict(
+            position=cache.position,
+            ancestors=cache.ancestors[:, :beams, :read_length],
+            visible=cache.visible(length, read_length),
+            context_mask=cache.context_mask,
+            bias=self._bias(cache.position + jnp.arange(length), jnp.arange(read_length)),
+            rotation=self._rotation(positions),
+        )
+        written = []
+        for block, layer in zip(self._layers(), cache.layers, strict=True):
+            x, layer = block.extend(x, layer, **options)
+            written.append(layer)
+        return self._logits(x[:, :, -1], train=False), cache.replace(layers=tuple(written)).advance(length)
+
+    def _layers(self) -> list[DecoderBlock]:
+        return layers(self.blocks, self.config.transformer.depth)
+
+    def _bias(self, query_positions: Array, key_positions: Array) -> Array | None:
+        return (
+            self.relative_bias(query_positions, key_positions)
+            if self.config.positions == "relative"
+            else None
+        )
+
+    def _rotation(self, positions: Array) -> Rotation | None:
+        width = self.config.transformer.head_width
+        return rotary(positions, width) if self.config.positions == "rotary" else None
+
+    def _logits(self, x: Float[Array, "... D"], *, train: bool) -> Float[Array, "... V"]:
+        if self.config.transformer.norm_position == "pre":
+            x = self.norm(x, train=train)
+        logits = self.embedding.tokens.attend(x) if self.config.tie_embeddings else self.head(x)
+        return logits.astype(jnp.float32)

@@ -1,0 +1,104 @@
+"""Encoder-decoder Transformers: image to text and text to text."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from vitjax.models.decoder import DecoderConfig, DecoderOutput, TransformerDecoder
+from vitjax.models.text_encoder import TextEncoderConfig
+from vitjax.models.vit import VisionTransformerConfig
+from vitjax.nn.cache import DecoderCache
+from vitjax.nn.regularization import split_key
+
+
+class Encoded(NamedTuple):
+    """What a decoder attends to: `tokens` [B, S, D] and `mask` [B, S], True where real, or None."""
+
+    tokens: Array
+    mask: Array | None
+
+
+@dataclass(frozen=True)
+class EncoderDecoderConfig:
+    """An encoder of images or text, and a Transformer decoder that attends to what it says."""
+
+    encoder: VisionTransformerConfig | TextEncoderConfig
+    decoder: DecoderConfig
+    kind: Literal["encoder_decoder"] = "encoder_decoder"
+
+    def build(self, *, rngs: nnx.Rngs) -> "EncoderDecoder":
+        return EncoderDecoder(self, rngs=rngs)
+
+
+class EncoderDecoder(nnx.Module):
+    """The Transformer (Vaswani et al. 2017); with an image encoder, the form of TrOCR (Li et al. 2021).
+
+    `source` is float images [B, H, W, channels], normalised, or int tokens [B, S] with a `source_mask`.
+    """
+
+    def __init__(self, config: EncoderDecoderConfig, *, rngs: nnx.Rngs):
+        self.encoder = config.encoder.build(rngs=rngs)
+        context_width = config.encoder.transformer.width
+        self.decoder = TransformerDecoder(config.decoder, context_width=context_width, rngs=rngs)
+        self.config = config
+
+    def encode(
+        self,
+        source: Array,
+        *,
+        source_mask: Bool[Array, "B S"] | None = None,
+        train: bool,
+        key: Array | None = None,
+    ) -> Encoded:
+        return Encoded(*self.encoder.encode(source, source_mask=source_mask, train=train, key=key))
+
+    def decode(
+        self,
+        encoded: Encoded,
+        decoder_tokens: Int[Array, "B T"],
+        *,
+        decoder_mask: Bool[Array, "B T"] | None = None,
+        train: bool,
+        key: Array | None = None,
+        return_attention: bool = False,
+    ) -> DecoderOutput:
+        """Teacher-forced logits of every next token, and where the decoder looked."""
+        return self.decoder(
+            decoder_tokens,
+            encoded.tokens,
+            mask=decoder_mask,
+            context_mask=encoded.mask,
+            train=train,
+            key=key,
+            return_attention=return_attention,
+        )
+
+    def __call__(
+        self,
+        source: Array,
+        decoder_tokens: Int[Array, "B T"],
+        *,
+        source_mask: Bool[Array, "B S"] | None = None,
+        train: bool,
+        key: Array | None = None,
+    ) -> Float[Array, "B T V"]:
+        key_encoder, key_decoder = split_key(key, 2)
+        encoded = self.encode(source, source_mask=source_mask, train=train, key=key_encoder)
+        return self.decode(encoded, decoder_tokens, train=train, key=key_decoder).logits
+
+    def init_cache(self, encoded: Encoded, *, num_beams: int, max_length: int) -> DecoderCache:
+        return self.decoder.init_cache(
+            encoded.tokens, encoded.mask, num_beams=num_beams, max_length=max_length
+        )
+
+    def prefill(
+        self, cache: DecoderCache, prompt: Int[Array, "B T"], prompt_mask: Bool[Array, "B T"] | None = None
+    ) -> tuple[Float[Array, "B V"], DecoderCache]:
+        return self.decoder.prefill(cache, prompt, prompt_mask)
+
+    def step(
+        self, cache: DecoderCache, tokens: Int[Array, "B K"], *, read_length: int | None = None
+    ) -> tuple[Float[Array, "B K V"], DecoderCache]:
+        return self.decoder.step(cache, tokens, read_length=read_length)

@@ -1,0 +1,225 @@
+"""The Vision Transformer: as a classifier, and as the image encoder of an encoder-decoder."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Self
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from vitjax.nn.blocks import EncoderBlock, TransformerConfig
+from vitjax.nn.embeddings import Combination, PatchEmbedding, PositionKind, combine, patch_grid
+from vitjax.nn.norms import make_norm
+from vitjax.nn.pooling import AttentionPooling, Pooling
+from vitjax.nn.positions import (
+    Grid,
+    LearnedPositions,
+    RelativeGridBias,
+    rotary_grid,
+    sinusoidal_grid,
+    unrotated_prefix,
+)
+from vitjax.nn.regularization import dropout, split_key
+from vitjax.nn.stack import run_blocks, stack_blocks
+
+# width, depth, feed-forward width, heads (Dosovitskiy et al. 2021; Zhai et al. 2022; Alabdulmohsin et al. 2023)
+SIZES = {
+    "Ti": (192, 12, 768, 3),
+    "S": (384, 12, 1536, 6),
+    "B": (768, 12, 3072, 12),
+    "L": (1024, 24, 4096, 16),
+    "H": (1280, 32, 5120, 16),
+    "So400m": (1152, 27, 4304, 16),
+    "g": (1408, 40, 6144, 16),
+    "G": (1664, 48, 8192, 16),
+}
+
+
+class Features(NamedTuple):
+    """`tokens` [B, N, D] after the last norm; `pooled` [B, D], None without pooling; `attention` [L, B, H, N, N] if asked."""
+
+    tokens: Array
+    pooled: Array | None
+    attention: Array | None = None
+
+
+@dataclass(frozen=True)
+class VisionTransformerConfig:
+    """A Vision Transformer.
+
+    Attributes:
+      image_size: rows and columns the positions are made for; other sizes are interpolated to.
+      positions: `rotary` and `relative` act inside attention, the others on the patch vectors.
+      patch_size, patch_stride, stem_widths, stem_strides: see `PatchEmbedding`.
+      class_token, registers: extra tokens before the patches (Darcet et al. 2024 for registers).
+      pooling: what the head reads; `none` for an encoder without a head.
+      num_classes: 0 means no head.
+      head_bias: start of the head's bias; -log(num_classes) suits sigmoid losses.
+    """
+
+    transformer: TransformerConfig
+    image_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    num_classes: int = 0
+    channels: int = 3
+    patch_stride: tuple[int, int] | None = None
+    stem_widths: tuple[int, ...] = ()
+    stem_strides: tuple[int, ...] = ()
+    positions: PositionKind = "learned"
+    embedding_combination: Combination = "add"
+    class_token: bool = False
+    registers: int = 0
+    pooling: Pooling = "mean"
+    head_bias: float = 0.0
+    kind: Literal["vision_transformer"] = "vision_transformer"
+
+    @classmethod
+    def standard(cls, variant: str, *, transformer: dict[str, Any] | None = None, **options: Any) -> Self:
+        """A standard size and patch, such as `standard("B/16", num_classes=1000)`, at 224 pixels unless told.
+
+        Args:
+          variant: one of Ti, S, B, L, H, So400m, g, G, a slash, and the patch in pixels.
+          transformer: fields of `TransformerConfig` to change, `options` those of this class.
+        """
+        size, _, patch = variant.partition("/")
+        if size not in SIZES or not patch.isdigit():
+            raise ValueError(
+                f"no variant {variant!r}: write one of {', '.join(SIZES)}, a slash and a patch, as S/16"
+            )
+        width, depth, feed_forward_width, num_heads = SIZES[size]
+        config = TransformerConfig(width, depth, num_heads, feed_forward_width)
+        options = {"image_size": (224, 224), "patch_size": (int(patch), int(patch)), **options}
+        return cls(transformer=replace(config, **(transformer or {})), **options)
+
+    def __post_init__(self):
+        if self.pooling == "cls" and not self.class_token:
+            raise ValueError("pooling 'cls' needs class_token=True")
+        if self.pooling == "none" and self.num_classes:
+            raise ValueError(
+                f"{self.num_classes} classes need pooling 'cls', 'mean' or 'attention', not 'none'"
+            )
+
+    @property
+    def prefix(self) -> int:
+        """Number of tokens before the patches."""
+        return int(self.class_token) + self.registers
+
+    def grid(self, image_size: tuple[int, int]) -> Grid:
+        return patch_grid(image_size, self.patch_size, self.patch_stride, self.stem_strides)
+
+    def build(self, *, rngs: nnx.Rngs) -> "VisionTransformer":
+        return VisionTransformer(self, rngs=rngs)
+
+
+class VisionTransformer(nnx.Module):
+    """ViT (Dosovitskiy et al. 2021), with the variations of `VisionTransformerConfig`."""
+
+    def __init__(self, config: VisionTransformerConfig, *, rngs: nnx.Rngs):
+        t = config.transformer
+        grid = config.grid(config.image_size)
+        concat = config.embedding_combination == "concat" and config.positions in ("sinusoidal", "learned")
+        position_width = t.width // 2 if concat else t.width
+        self.patch_embedding = PatchEmbedding(
+            config.channels,
+            t.width - position_width if concat else t.width,
+            patch_size=config.patch_size,
+            patch_stride=config.patch_stride,
+            stem_widths=config.stem_widths,
+            stem_strides=config.stem_strides,
+            dtype=t.dtype,
+            rngs=rngs,
+        )
+        if config.positions == "learned":
+            self.positions = LearnedPositions(grid, position_width, rngs=rngs)
+        if config.positions == "relative":
+            self.relative_bias = RelativeGridBias(grid, t.num_heads, rngs=rngs)
+        if config.prefix:
+            self.prefix = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (1, config.prefix, t.width)))
+        self.blocks = stack_blocks(lambda r: EncoderBlock(t, rngs=r), t.depth, rngs=rngs)
+        if t.norm_position == "pre":
+            self.norm = make_norm(t.norm, t.width, epsilon=t.norm_epsilon, dtype=t.dtype, rngs=rngs)
+        if config.pooling == "attention":
+            self.pool = AttentionPooling(t, rngs=rngs)
+        if config.num_classes:
+            self.head = nnx.Linear(
+                t.width,
+                config.num_classes,
+                kernel_init=nnx.initializers.zeros,
+                bias_init=nnx.initializers.constant(config.head_bias),
+                dtype=jnp.dtype(t.dtype),
+                param_dtype=jnp.float32,
+                rngs=rngs,
+            )
+        self.position_width = position_width
+        self.config = config
+
+    def embed(self, images: Float[Array, "B H W ch"]) -> tuple[Float[Array, "B N D"], Grid]:
+        """Patch vectors with their positions behind class token and registers, and the grid of patches."""
+        config = self.config
+        grid = config.grid(images.shape[1:3])
+        x = self.patch_embedding(images.astype(config.transformer.dtype))
+        x = x.reshape(x.shape[0], grid[0] * grid[1], x.shape[-1])
+        if config.positions == "learned":
+            x = combine(x, self.positions(grid), config.embedding_combination)
+        elif config.positions == "sinusoidal":
+            x = combine(x, sinusoidal_grid(grid, self.position_width), config.embedding_combination)
+        if config.prefix:
+            prefix = jnp.broadcast_to(self.prefix[...], (x.shape[0], config.prefix, x.shape[-1]))
+            x = jnp.concatenate([prefix.astype(x.dtype), x], axis=1)
+        return x, grid
+
+    def features(
+        self,
+        images: Float[Array, "B H W ch"],
+        *,
+        train: bool,
+        key: Array | None = None,
+        return_attention: bool = False,
+    ) -> Features:
+        """What the encoder says of normalised images of any size its patches divide."""
+        config, t = self.config, self.config.transformer
+        key_embed, key_blocks = split_key(key, 2)
+        x, grid = self.embed(images)
+        x = dropout(x, t.dropout, train=train, key=key_embed)
+        options: dict[str, Any] = {}
+        if config.positions == "relative":
+            options["bias"] = self.relative_bias(grid, prefix=config.prefix)
+        elif config.positions == "rotary":
+            options["rotation"] = unrotated_prefix(rotary_grid(grid, t.head_width), config.prefix)
+        x, attention = run_blocks(
+            self.blocks, x, config=t, train=train, key=key_blocks, return_weights=return_attention, **options
+        )
+        if t.norm_position == "pre":
+            x = self.norm(x, train=train)
+        return Features(x, self._pooled(x, train=train), attention)
+
+    def _pooled(self, x: Float[Array, "B N D"], *, train: bool) -> Float[Array, "B D"] | None:
+        match self.config.pooling:
+            case "cls":
+                return x[:, 0]
+            case "mean":
+                return jnp.mean(x[:, self.config.prefix :], axis=1)
+            case "attention":
+                return self.pool(x, train=train)
+        return None
+
+    def encode(
+        self,
+        images: Float[Array, "B H W ch"],
+        *,
+        source_mask: Bool[Array, "B S"] | None = None,
+        train: bool,
+        key: Array | None = None,
+    ) -> tuple[Float[Array, "B S D"], None]:
+        """Tokens for a decoder to attend to; images have no padding, so `source_mask` must be None."""
+        if source_mask is not None:
+            raise ValueError("an image encoder takes no source_mask")
+        return self.features(images, train=train, key=key).tokens, None
+
+    def __call__(
+        self, images: Float[Array, "B H W ch"], *, train: bool, key: Array | None = None
+    ) -> Float[Array, "B classes"]:
+        """Class logits in float32 of normalised images."""
+        if not self.config.num_classes:
+            raise ValueError("this VisionTransformer has no head (num_classes=0): use .features")
+        return self.head(self.features(images, train=train, key=key).pooled).astype(jnp.float32)

@@ -1,0 +1,282 @@
+"""Encoder and decoder blocks of every Transformer in vitjax, told apart by configuration only."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from vitjax.nn.attention import MultiHeadAttention, Score
+from vitjax.nn.cache import LayerCache, read_through, write
+from vitjax.nn.feedforward import Activation, FeedForward
+from vitjax.nn.norms import NormKind, make_norm
+from vitjax.nn.positions import Rotation
+from vitjax.nn.regularization import dropout, split_key, stochastic_depth
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """What a stack of encoder or decoder blocks is made of.
+
+    The defaults are ViT's (Dosovitskiy et al. 2021): pre-norm, LayerNorm, exact GELU. The original Transformer (Vaswani
+    et al. 2017) is `norm_position="post", activation="relu"`.
+
+    Attributes:
+      width, depth, num_heads, feed_forward_width: D, L, H, F.
+      norm_position: `pre` normalises what enters a sublayer, `post` the sum that leaves it.
+      attention_score, share_query_key, query_key_norm, query_key_scale: see `MultiHeadAttention`.
+      layer_scale: start of a trained factor on each residual branch (Touvron et al. 2021, CaiT), or None.
+      stochastic_depth: rate of the last block; earlier ones grow linearly to it.
+      remat: what the backward pass recomputes: nothing, everything, or all but matrix products.
+      unroll: write the layers out instead of scanning them: faster forward on some devices, slower to compile.
+      dtype: of the arithmetic; parameters, norms and softmax stay float32.
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    feed_forward_width: int
+    norm: NormKind = "layer"
+    norm_position: Literal["pre", "post"] = "pre"
+    norm_epsilon: float = 1e-6
+    activation: Activation = "gelu"
+    attention_score: Score = "dot"
+    share_query_key: bool = False
+    query_key_norm: bool = False
+    query_key_scale: float | None = None
+    use_bias: bool = True
+    layer_scale: float | None = None
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    remat: Literal["none", "full", "dots"] = "none"
+    unroll: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.num_heads
+
+
+class LayerScale(nnx.Module):
+    """A trained factor for each feature of a residual branch."""
+
+    def __init__(self, width: int, initial: float):
+        self.scale = nnx.Param(jnp.full((width,), initial))
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return x * self.scale[...].astype(x.dtype)
+
+
+class Sublayer(nnx.Module):
+    """The norm, layer scale and residual connection around one sublayer."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.norm = make_norm(
+            config.norm, config.width, epsilon=config.norm_epsilon, dtype=config.dtype, rngs=rngs
+        )
+        if config.layer_scale is not None:
+            self.layer_scale = LayerScale(config.width, config.layer_scale)
+        self.config = config
+
+    def enter(self, x: Array, *, train: bool) -> Array:
+        return self.norm(x, train=train) if self.config.norm_position == "pre" else x
+
+    def leave(
+        self, x: Array, branch: Array, *, train: bool, key: Array | None = None, drop_rate: Any = 0.0
+    ) -> Array:
+        if self.config.layer_scale is not None:
+            branch = self.layer_scale(branch)
+        if self.config.stochastic_depth > 0:
+            branch = stochastic_depth(branch, drop_rate, train=train, key=key)
+        x = x + branch
+        return x if self.config.norm_position == "pre" else self.norm(x, train=train)
+
+
+def _attention(config: TransformerConfig, *, rngs: nnx.Rngs, context_width: int | None = None):
+    return MultiHeadAttention(
+        config.width,
+        config.num_heads,
+        context_width=context_width,
+        score=config.attention_score,
+        share_query_key=config.share_query_key and context_width is None,
+        query_key_norm=config.query_key_norm,
+        query_key_scale=config.query_key_scale,
+        use_bias=config.use_bias,
+        dropout_rate=config.attention_dropout,
+        dtype=config.dtype,
+        rngs=rngs,
+    )
+
+
+def _feed_forward(config: TransformerConfig, *, rngs: nnx.Rngs) -> FeedForward:
+    return FeedForward(
+        config.width,
+        config.feed_forward_width,
+        activation=config.activation,
+        use_bias=config.use_bias,
+        dropout_rate=config.dropout,
+        dtype=config.dtype,
+        rngs=rngs,
+    )
+
+
+class BlockOutput(NamedTuple):
+    """`x` [B, N, D]; `weights` [B, H, N, S] of the attention asked for, else None."""
+
+    x: Array
+    weights: Array | None
+
+
+class EncoderBlock(nnx.Module):
+    """Self-attention, then feed-forward."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.attention = _attention(config, rngs=rngs)
+        self.attention_sublayer = Sublayer(config, rngs=rngs)
+        self.feed_forward = _feed_forward(config, rngs=rngs)
+        self.feed_forward_sublayer = Sublayer(config, rngs=rngs)
+        self.config = config
+
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        *,
+        mask: Bool[Array, "#B #H #N N"] | None = None,
+        bias: Float[Array, "#B #H #N N"] | None = None,
+        rotation: Rotation | None = None,
+        train: bool,
+        key: Array | None = None,
+        drop_rate: Any = 0.0,
+        return_weights: bool = False,
+    ) -> BlockOutput:
+        keys = split_key(key, 5)
+        rate = self.config.dropout
+        branch, weights = self.attention(
+            self.attention_sublayer.enter(x, train=train),
+            mask=mask,
+            bias=bias,
+            rotation=rotation,
+            train=train,
+            key=keys[0],
+            return_weights=return_weights,
+        )
+        branch = dropout(branch, rate, train=train, key=keys[1])
+        x = self.attention_sublayer.leave(x, branch, train=train, key=keys[2], drop_rate=drop_rate)
+        branch = self.feed_forward(self.feed_forward_sublayer.enter(x, train=train), train=train, key=keys[3])
+        x = self.feed_forward_sublayer.leave(x, branch, train=train, key=keys[4], drop_rate=drop_rate)
+        return BlockOutput(x, weights)
+
+
+class DecoderBlock(nnx.Module):
+    """Masked self-attention, cross-attention to the context, feed-forward.
+
+    Queries, keys and values of the self-attention all come from the decoder's own tokens; the cross-attention takes its
+    queries from the decoder, keys and values from the context.
+    """
+
+    def __init__(self, config: TransformerConfig, *, context_width: int, rngs: nnx.Rngs):
+        self.attention = _attention(config, rngs=rngs)
+        self.attention_sublayer = Sublayer(config, rngs=rngs)
+        self.cross_attention = _attention(config, context_width=context_width, rngs=rngs)
+        self.cross_attention_sublayer = Sublayer(config, rngs=rngs)
+        self.feed_forward = _feed_forward(config, rngs=rngs)
+        self.feed_forward_sublayer = Sublayer(config, rngs=rngs)
+        self.config = config
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        context: Float[Array, "B S E"],
+        *,
+        mask: Bool[Array, "#B #H #T T"] | None = None,
+        context_mask: Bool[Array, "#B #H #T S"] | None = None,
+        bias: Float[Array, "#B #H #T T"] | None = None,
+        rotation: Rotation | None = None,
+        train: bool,
+        key: Array | None = None,
+        drop_rate: Any = 0.0,
+        return_weights: bool = False,
+    ) -> BlockOutput:
+        """All positions at once. `mask` must be causal for a decoder that generates; weights are the cross-attention's."""
+        keys = split_key(key, 8)
+        rate = self.config.dropout
+        branch, _ = self.attention(
+            self.attention_sublayer.enter(x, train=train),
+            mask=mask,
+            bias=bias,
+            rotation=rotation,
+            train=train,
+            key=keys[0],
+        )
+        branch = dropout(branch, rate, train=train, key=keys[1])
+        x = self.attention_sublayer.leave(x, branch, train=train, key=keys[2], drop_rate=drop_rate)
+        branch, weights = self.cross_attention(
+            self.cross_attention_sublayer.enter(x, train=train),
+            context,
+            mask=context_mask,
+            train=train,
+            key=keys[3],
+            return_weights=return_weights,
+        )
+        branch = dropout(branch, rate, train=train, key=keys[4])
+        x = self.cross_attention_sublayer.leave(x, branch, train=train, key=keys[5], drop_rate=drop_rate)
+        branch = self.feed_forward(self.feed_forward_sublayer.enter(x, train=train), train=train, key=keys[6])
+        x = self.feed_forward_sublayer.leave(x, branch, train=train, key=keys[7], drop_rate=drop_rate)
+        return BlockOutput(x, weights)
+
+    def project_context(self, context: Float[Array, "B S E"]) -> tuple[Array, Array]:
+        """Keys and values [B, S, H, C] of the context, projected once for a whole generation."""
+        return self.cross_attention.project_key_value(context)
+
+    def extend(
+        self,
+        x: Float[Array, "B k T D"],
+        cache: LayerCache,
+        *,
+        position: Int[Array, ""],
+        ancestors: Int[Array, "B k R"],
+        visible: Bool[Array, "B T R"],
+        context_mask: Bool[Array, "B S"] | None,
+        bias: Float[Array, "1 H T R"] | None = None,
+        rotation: Rotation | None = None,
+    ) -> tuple[Float[Array, "B k T D"], LayerCache]:
+        """Continue k beams by T tokens, reading the R positions written so far (these tokens included).
+
+        Numbers equal those of `__call__` with `train=False` on the whole sequence.
+        """
+        batch, beams, length, width = x.shape
+
+        def fold(a: Array) -> Array:  # beams are rows of their own for all that knows nothing of the context
+            return a.reshape(batch * beams, *a.shape[2:])
+
+        entered = fold(self.attention_sublayer.enter(x, train=False))
+        query = self.attention.project_query(entered, rotation)  # [Bk, T, H, C]
+        key, value = self.attention.project_key_value(entered, rotation)
+
+        def slots(a: Array) -> Array:
+            return jnp.swapaxes(a, 1, 2).reshape(batch, beams, a.shape[2], length, a.shape[3])
+
+        cache = cache.replace(
+            self_key=write(cache.self_key, slots(key), position),
+            self_value=write(cache.self_value, slots(value), position),
+        )
+        seen_key = jnp.swapaxes(fold(read_through(cache.self_key[:, :beams], ancestors)), 1, 2)
+        seen_value = jnp.swapaxes(fold(read_through(cache.self_value[:, :beams], ancestors)), 1, 2)
+        mask = jnp.repeat(visible, beams, axis=0)[:, None]  # [Bk, 1, T, R]
+        branch = self.attention.attend(query, seen_key, seen_value, mask=mask, bias=bias, train=False).values
+        x = self.attention_sublayer.leave(x, branch.reshape(x.shape), train=False)
+
+        entered = self.cross_attention_sublayer.enter(x, train=False).reshape(batch, beams * length, width)
+        branch = self.cross_attention.attend(
+            self.cross_attention.project_query(entered),
+            cache.cross_key,
+            cache.cross_value,
+            mask=None if context_mask is None else context_mask[:, None, None, :],
+            train=False,
+        ).values
+        x = self.cross_attention_sublayer.leave(x, branch.reshape(x.shape), train=False)
+
+        branch = self.feed_forward(self.feed_forward_sublayer.enter(x, train=False), train=False)
+        return self.feed_forward_sublayer.leave(x, branch, train=False), cache

@@ -1,0 +1,173 @@
+"""From pixels and token ids to vectors."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from vitjax.nn.positions import Grid, LearnedPositions, sinusoidal
+
+Combination = Literal["add", "concat"]
+PositionKind = Literal["none", "sinusoidal", "learned", "relative", "rotary"]
+
+
+class ConvStem(nnx.Module):
+    """3x3 convolutions with GELU and LayerNorm before the patches (Xiao et al. 2021, "Early convolutions").
+
+    Each entry of `widths` is one convolution; those listed in `strides` as 2 halve the image.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        widths: tuple[int, ...],
+        strides: tuple[int, ...],
+        *,
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
+        if len(widths) != len(strides):
+            raise ValueError(f"stem_widths {widths} and stem_strides {strides} must have equal length")
+        inputs = channels
+        for i, (width, stride) in enumerate(zip(widths, strides, strict=True)):
+            conv = nnx.Conv(
+                inputs, width, (3, 3), strides=stride, padding="SAME", dtype=jnp.dtype(dtype), rngs=rngs
+            )
+            setattr(self, f"conv{i}", conv)
+            norm = nnx.LayerNorm(width, dtype=jnp.dtype(dtype), use_fast_variance=False, rngs=rngs)
+            setattr(self, f"norm{i}", norm)
+            inputs = width
+        self.depth = len(widths)
+
+    def __call__(self, images: Float[Array, "B H W ch"]) -> Float[Array, "B h w E"]:
+        x = images
+        for i in range(self.depth):
+            x = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x))
+            x = jax.nn.gelu(x, approximate=False)
+        return x
+
+
+class PatchEmbedding(nnx.Module):
+    """Cut an image into patches and project each: one strided convolution (Dosovitskiy et al. 2021).
+
+    Args:
+      patch_size: rows and columns of a patch, in pixels of what the stem leaves.
+      patch_stride: distance between patches; None means they do not overlap. Overlapping patches are padded so that
+        there is one patch for each stride.
+      stem_widths, stem_strides: an optional `ConvStem` before the patches.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        *,
+        patch_size: tuple[int, int],
+        patch_stride: tuple[int, int] | None = None,
+        stem_widths: tuple[int, ...] = (),
+        stem_strides: tuple[int, ...] = (),
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
+        if stem_widths:
+            self.stem = ConvStem(channels, stem_widths, stem_strides, dtype=dtype, rngs=rngs)
+            channels = stem_widths[-1]
+        stride = patch_stride or patch_size
+        self.projection = nnx.Conv(
+            channels,
+            width,
+            patch_size,
+            strides=stride,
+            padding="VALID" if stride == patch_size else "SAME",
+            dtype=jnp.dtype(dtype),
+            param_dtype=jnp.float32,
+            rngs=rngs,
+        )
+        self.has_stem = bool(stem_widths)
+
+    def __call__(self, images: Float[Array, "B H W ch"]) -> Float[Array, "B h w D"]:
+        return self.projection(self.stem(images) if self.has_stem else images)
+
+
+def patch_grid(
+    image_size: tuple[int, int],
+    patch_size: tuple[int, int],
+    patch_stride: tuple[int, int] | None = None,
+    stem_strides: tuple[int, ...] = (),
+) -> Grid:
+    """Rows and columns of patches that `PatchEmbedding` makes of an image; a size that does not divide is refused."""
+    rows, columns = image_size
+    for stride in stem_strides:
+        rows, columns = -(-rows // stride), -(-columns // stride)
+    stride_rows, stride_columns = patch_stride or patch_size
+    if rows % stride_rows or columns % stride_columns:
+        raise ValueError(
+            f"image {image_size} gives {rows}x{columns} pixels to patches of stride "
+            f"{stride_rows}x{stride_columns}, which does not divide it: resize the image or change the patch"
+        )
+    return rows // stride_rows, columns // stride_columns
+
+
+class TokenEmbedding(nnx.Module):
+    """A trained vector for each token; `attend` scores vectors against them (tied output weights, Press and Wolf 2017)."""
+
+    def __init__(self, vocabulary_size: int, width: int, *, dtype: str = "float32", rngs: nnx.Rngs):
+        initializer = nnx.initializers.normal(width**-0.5)
+        self.embedding = nnx.Param(initializer(rngs.params(), (vocabulary_size, width)))
+        self.dtype = dtype
+
+    def __call__(self, tokens: Int[Array, "*N"]) -> Float[Array, "*N D"]:
+        return jnp.take(self.embedding[...], tokens, axis=0, mode="clip").astype(self.dtype)
+
+    def attend(self, x: Float[Array, "*N D"]) -> Float[Array, "*N V"]:
+        return x @ self.embedding[...].astype(x.dtype).T
+
+
+def combine(x: Array, positions: Array, how: Combination) -> Array:
+    """Give vectors their position: `add` (widths equal) or `concat` (widths add up)."""
+    if how == "add":
+        return x + positions.astype(x.dtype)
+    shape = (*x.shape[:-1], positions.shape[-1])
+    return jnp.concatenate([x, jnp.broadcast_to(positions, shape).astype(x.dtype)], axis=-1)
+
+
+class SequenceEmbedding(nnx.Module):
+    """Token vectors with their places in the sequence, for text encoders and decoders.
+
+    Args:
+      positions: `sinusoidal` and `learned` are given here; `relative`, `rotary` and `none` leave the vectors alone.
+      combination: `concat` gives half of the features to the positions.
+      scale_embedding: multiply token vectors by sqrt(D) (Vaswani et al. 2017, 3.4), so that they stand up to sinusoids.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        width: int,
+        *,
+        max_length: int,
+        positions: PositionKind,
+        combination: Combination,
+        scale_embedding: bool,
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
+        concat = combination == "concat" and positions in ("sinusoidal", "learned")
+        self.position_width = width // 2 if concat else width
+        token_width = width - self.position_width if concat else width
+        self.tokens = TokenEmbedding(vocabulary_size, token_width, dtype=dtype, rngs=rngs)
+        if positions == "learned":
+            self.positions = LearnedPositions((1, max_length), self.position_width, rngs=rngs)
+        self.kind = positions
+        self.combination = combination
+        self.scale = token_width**0.5 if scale_embedding else 1.0
+
+    def __call__(self, tokens: Int[Array, "B N"], positions: Int[Array, "#B N"]) -> Float[Array, "B N D"]:
+        x = self.tokens(tokens) * self.scale
+        if self.kind == "learned":
+            return combine(x, self.positions.at(positions), self.combination)
+        if self.kind == "sinusoidal":
+            return combine(x, sinusoidal(positions, self.position_width), self.combination)
+        return x

@@ -1,0 +1,33 @@
+"""From a sequence of tokens to one vector."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vitjax.nn.attention import MultiHeadAttention
+from vitjax.nn.blocks import TransformerConfig
+from vitjax.nn.feedforward import FeedForward
+from vitjax.nn.norms import make_norm
+
+Pooling = Literal["cls", "mean", "attention", "none"]
+
+
+class AttentionPooling(nnx.Module):
+    """One trained query attends to all tokens, then a feed-forward network (MAP head; Zhai et al. 2022, SigLIP)."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        width = config.width
+        self.probe = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (1, 1, width)))
+        self.attention = MultiHeadAttention(width, config.num_heads, dtype=config.dtype, rngs=rngs)
+        self.norm = make_norm("layer", width, epsilon=config.norm_epsilon, dtype=config.dtype, rngs=rngs)
+        self.feed_forward = FeedForward(
+            width, config.feed_forward_width, activation=config.activation, dtype=config.dtype, rngs=rngs
+        )
+
+    def __call__(self, x: Float[Array, "B N D"], *, train: bool) -> Float[Array, "B D"]:
+        probe = jnp.broadcast_to(self.probe[...], (x.shape[0], 1, x.shape[-1])).astype(x.dtype)
+        pooled = self.attention(probe, x, train=train).values
+        pooled = pooled + self.feed_forward(self.norm(pooled, train=train), train=train)
+        return pooled[:, 0]

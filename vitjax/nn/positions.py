@@ -1,0 +1,157 @@
+"""Positions: sinusoidal and learned embeddings, relative biases, rotations.
+
+Grids are (rows, columns); a grid is read row by row into a sequence of N = rows * columns tokens. Everything about
+sizes is decided at trace time.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+Grid = tuple[int, int]
+
+
+def sinusoidal(positions: Float[Array, "*N"] | Int[Array, "*N"], width: int) -> Float[Array, "*N D"]:
+    """Fixed embeddings (Vaswani et al. 2017, 3.5): sine in even features, cosine in odd, wavelengths to 10000 * 2pi."""
+    if width % 2:
+        raise ValueError(f"sinusoidal positions need an even width, not {width}")
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(0, width, 2) / width)  # [D/2]
+    angles = positions[..., None].astype(jnp.float32) * frequencies
+    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*positions.shape, width)
+
+
+def sinusoidal_grid(grid: Grid, width: int) -> Float[Array, "N D"]:
+    """Sinusoidal embeddings of a grid: half the features for the row, half for the column (MoCo v3, MAE)."""
+    if width % 4:
+        raise ValueError(f"sinusoidal positions of a grid need a width divisible by 4, not {width}")
+    rows, columns = jnp.divmod(jnp.arange(grid[0] * grid[1]), grid[1])
+    return jnp.concatenate([sinusoidal(rows, width // 2), sinusoidal(columns, width // 2)], axis=-1)
+
+
+def interpolate_grid(embedding: Float[Array, "N D"], source: Grid, target: Grid) -> Float[Array, "M D"]:
+    """Resample the embeddings of a `source` grid to a `target` grid, bicubic (ViT, Dosovitskiy et al. 2021, 3.2)."""
+    if source == target:
+        return embedding
+    image = embedding.reshape(*source, -1)
+    resized = jax.image.resize(image, (*target, image.shape[-1]), method="cubic", antialias=False)
+    return resized.reshape(target[0] * target[1], -1)
+
+
+class LearnedPositions(nnx.Module):
+    """One trained vector for each cell of a grid, interpolated when another grid is asked for."""
+
+    def __init__(self, grid: Grid, width: int, *, rngs: nnx.Rngs):
+        self.embedding = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (grid[0] * grid[1], width)))
+        self.grid = grid
+
+    def __call__(self, grid: Grid) -> Float[Array, "N D"]:
+        return interpolate_grid(self.embedding[...], self.grid, grid)
+
+    def at(self, positions: Int[Array, "*N"]) -> Float[Array, "*N D"]:
+        """The vectors of given places in a sequence (a grid of one row); places are clipped to the table."""
+        return jnp.take(self.embedding[...], positions, axis=0, mode="clip")
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines [B or 1, N, C/2] by which `rotate` turns queries and keys."""
+
+    cos: Array
+    sin: Array
+
+
+def rotary(
+    positions: Int[Array, "B N"] | Float[Array, "B N"], width: int, *, base: float = 10000.0
+) -> Rotation:
+    """Rotary positions of a sequence for heads of `width` C (Su et al. 2021, RoFormer)."""
+    if width % 2:
+        raise ValueError(f"rotary positions need an even head width, not {width}")
+    frequencies = base ** (-jnp.arange(0, width, 2) / width)  # [C/2]
+    angles = positions[..., None].astype(jnp.float32) * frequencies
+    return Rotation(jnp.cos(angles), jnp.sin(angles))
+
+
+def rotary_grid(grid: Grid, width: int, *, base: float = 100.0) -> Rotation:
+    """Rotary positions of a grid: half of each head turns with the row, half with the column (EVA-02, DINOv3)."""
+    if width % 4:
+        raise ValueError(f"rotary positions of a grid need a head width divisible by 4, not {width}")
+    rows, columns = jnp.divmod(jnp.arange(grid[0] * grid[1])[None], grid[1])
+    by_row, by_column = rotary(rows, width // 2, base=base), rotary(columns, width // 2, base=base)
+    return Rotation(*(jnp.concatenate(pair, axis=-1) for pair in zip(by_row, by_column, strict=True)))
+
+
+def unrotated_prefix(rotation: Rotation, count: int) -> Rotation:
+    """Put `count` positions that are not turned (class token, registers) before the others."""
+    pad = ((0, 0), (count, 0), (0, 0))
+    return Rotation(jnp.pad(rotation.cos, pad, constant_values=1.0), jnp.pad(rotation.sin, pad))
+
+
+def rotate(x: Float[Array, "B N H C"], rotation: Rotation) -> Float[Array, "B N H C"]:
+    """Turn feature i together with feature i + C/2 (the half-split layout of GPT-NeoX and Llama)."""
+    cos, sin = (part[:, :, None].astype(x.dtype) for part in rotation)  # [B, N, 1, C/2]
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+class RelativeBias(nnx.Module):
+    """A trained bias for each head and bucket of distance between query and key (T5, Raffel et al. 2020).
+
+    Half of the buckets are single distances, the other half grow logarithmically up to `max_distance`.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        *,
+        bidirectional: bool,
+        num_buckets: int = 32,
+        max_distance: int = 128,
+        rngs: nnx.Rngs,
+    ):
+        self.embedding = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (num_buckets, num_heads)))
+        self.bidirectional = bidirectional
+        self.num_buckets = num_buckets
+        self.max_distance = max_distance
+
+    def __call__(
+        self, query_positions: Int[Array, "T"], key_positions: Int[Array, "S"]
+    ) -> Float[Array, "1 H T S"]:
+        distance = key_positions[None, :] - query_positions[:, None]
+        buckets, offset = self.num_buckets, jnp.zeros_like(distance)
+        if self.bidirectional:
+            buckets //= 2
+            offset = jnp.where(distance > 0, buckets, 0)
+            distance = jnp.abs(distance)
+        else:
+            distance = jnp.maximum(-distance, 0)
+        exact = buckets // 2
+        ratio = jnp.log(jnp.maximum(distance, 1) / exact) / math.log(self.max_distance / exact)
+        far = jnp.minimum(exact + (ratio * (buckets - exact)).astype(jnp.int32), buckets - 1)
+        bucket = offset + jnp.where(distance < exact, distance, far)
+        return jnp.moveaxis(self.embedding[...][bucket], -1, 0)[None]
+
+
+class RelativeGridBias(nnx.Module):
+    """A trained bias for each head and offset (rows, columns) between two cells of a grid (Swin, BEiT).
+
+    Tokens before the grid (class token, registers) get no bias. Another grid interpolates the table of offsets.
+    """
+
+    def __init__(self, grid: Grid, num_heads: int, *, rngs: nnx.Rngs):
+        offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1)
+        self.embedding = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (offsets, num_heads)))
+        self.grid = grid
+
+    def __call__(self, grid: Grid, *, prefix: int = 0) -> Float[Array, "1 H N N"]:
+        def offset_grid(g: Grid) -> Grid:
+            return (2 * g[0] - 1, 2 * g[1] - 1)
+
+        table = interpolate_grid(self.embedding[...], offset_grid(self.grid), offset_grid(grid))
+        rows, columns = jnp.divmod(jnp.arange(grid[0] * grid[1]), grid[1])
+        row_offset = rows[:, None] - rows[None, :] + grid[0] - 1
+        column_offset = columns[:, None] - columns[None, :] + grid[1] - 1
+        bias = jnp.moveaxis(table[row_offset * (2 * grid[1] - 1) + column_offset], -1, 0)  # [H, P, P]
+        return jnp.pad(bias, ((0, 0), (prefix, 0), (prefix, 0)))[None]
