@@ -45,7 +45,8 @@ find_python() {
     return 1
 }
 
-if ! "$venv/bin/python" -c "import pip" 2>/dev/null; then
+# Anew also where the environment was moved here: its scripts name the Python of the old place.
+if ! "$venv/bin/python" -c "import pip" 2>/dev/null || [ "$(cat "$venv/installed" 2>/dev/null || pwd)" != "$(pwd)" ]; then
     python=$(find_python)
     echo "making $venv with $("$python" -V)"
     "$python" -m venv --clear "$venv"
