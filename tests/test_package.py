@@ -67,7 +67,7 @@ def test_core_needs_only_jax_flax_numpy_jaxtyping() -> None:
 
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="module 'vitjax' has no attribute 'lode'"):
-        vitjax.lode
+        _ = vitjax.lode
 
 
 @pytest.mark.parametrize("name", vitjax.__all__)
