@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Sequence
-from typing import Self
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -40,7 +39,7 @@ class MeshConfig:
         return ",".join(f"{axis}={getattr(self, axis)}" for axis in AXES)
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> "MeshConfig":
         """Reads "data=4,fsdp=2"; axes left out keep their default (`data` takes what remains, the others are 1).
 
         Raises:

@@ -34,6 +34,7 @@ class Rule:
         return re.search(rf"(^|/)(?:{self.pattern})$", path) is not None
 
 
+VECTORS = ("bias", "scale", "score_kernel")
 TENSOR_DIMS = ("heads", "hidden", "vocabulary")
 
 # The first rule that matches decides. Dimensions named in TENSOR_DIMS are split over `tensor`; of the others, the
@@ -41,13 +42,14 @@ TENSOR_DIMS = ("heads", "hidden", "vocabulary")
 RULES: tuple[Rule, ...] = (
     Rule(r"(query|key|value)/kernel", ("width", "heads", "head_width")),
     Rule(r"(query|key|value)/bias", ("heads", "head_width")),
-    Rule(r"\w*attention/out/kernel", ("heads", "head_width", "width")),
-    Rule(r"\w*attention/score_kernel", ("heads", "head_width")),
+    Rule(r"(cross_)?attention/out/kernel", ("heads", "head_width", "width")),
+    Rule(r"(cross_)?attention/score_kernel", ("heads", "head_width")),
     Rule(r"(up|gate)/kernel", ("width", "hidden")),
     Rule(r"(up|gate)/bias", ("hidden",)),
     Rule(r"down/kernel", ("hidden", "width")),
     Rule(r"positions/embedding", ("position", "width")),
-    Rule(r"embedding/embedding", ("vocabulary", "width")),
+    Rule(r"relative_bias/embedding", ("bucket", "heads")),
+    Rule(r"(tokens|embedding)/embedding", ("vocabulary", "width")),
     Rule(r"head/kernel", ("width", "vocabulary")),
     Rule(r"head/bias", ("vocabulary",)),
     Rule(r".*", None),
@@ -130,26 +132,27 @@ def _place(path: str, shape: tuple[int, ...], sizes: dict[str, int], rules: Sequ
         return Placement(path, shape, PartitionSpec(), "no rule: replicated")
     dims = _named_dims(rule, path, shape)
     if dims is None:
-        reason = (
-            f"rule {rule.pattern} expects {len(rule.dims or ())} dimensions (+ layers), found {len(shape)}"
-        )
-        return Placement(path, shape, PartitionSpec(), reason + ": replicated")
+        reason = f"rule {rule.pattern}: is about {rule.dims}, found {len(shape)} dimensions: replicated"
+        return Placement(path, shape, PartitionSpec(), reason)
 
     axes: list[str | None] = [None] * len(shape)
-    reasons = [f"rule {rule.pattern}"] if rule.dims else ["no rule of its own"]
-    tensor, fsdp = sizes["tensor"], sizes["fsdp"]
-    if tensor > 1:
+    reasons = []
+    if sizes["tensor"] > 1:
         for index, name in enumerate(dims):
             if name in TENSOR_DIMS:
-                reasons.append(_split(axes, index, name, shape[index], "tensor", tensor))
-    if fsdp > 1:
-        vector = path.rsplit("/", 1)[-1] in ("bias", "scale")
-        reasons.append("a vector: whole over fsdp" if vector else _split_fsdp(axes, dims, shape, fsdp))
+                reasons.append(_split(axes, index, name, shape, "tensor", sizes["tensor"]))
+    if sizes["fsdp"] > 1:
+        vector = (
+            path.rsplit("/", 1)[-1] in VECTORS
+            or sum(n != "layers" and size > 1 for n, size in zip(dims, shape, strict=True)) < 2
+        )
+        reasons.append("a vector, not over fsdp" if vector else _split_fsdp(axes, dims, shape, sizes["fsdp"]))
     if not any(axes):
         reasons.append("whole on every device")
     while axes and axes[-1] is None:
         axes.pop()
-    return Placement(path, shape, PartitionSpec(*axes), "; ".join(reasons))
+    head = f"rule {rule.pattern}" if rule.dims else "no rule of its own"
+    return Placement(path, shape, PartitionSpec(*axes), f"{head}: {'; '.join(reasons)}")
 
 
 def _named_dims(rule: Rule, path: str, shape: tuple[int, ...]) -> tuple[str, ...] | None:
@@ -161,26 +164,22 @@ def _named_dims(rule: Rule, path: str, shape: tuple[int, ...]) -> tuple[str, ...
     return tuple("layers" if stacked and index == 0 else f"dim {index}" for index in range(len(shape)))
 
 
-def _split(axes: list[str | None], index: int, name: str, size: int, axis: str, parts: int) -> str:
-    if size % parts:
-        return f"{name} {size} not divisible by {axis}={parts}: replicated"
+def _split(
+    axes: list[str | None], index: int, name: str, shape: tuple[int, ...], axis: str, parts: int
+) -> str:
+    if shape[index] % parts:
+        return f"{name} {shape[index]} not divisible by {axis}={parts}: replicated"
     axes[index] = axis
     return f"{name} over {axis}"
 
 
 def _split_fsdp(axes: list[str | None], dims: tuple[str, ...], shape: tuple[int, ...], parts: int) -> str:
-    own = [index for index, name in enumerate(dims) if name != "layers" and shape[index] > 1]
-    if len(own) < 2:
-        return "a vector: whole over fsdp"
     # Dimensions that `tensor` would take come last, so that a layout does not change its kind with the tensor axis.
     free = sorted(
-        (index for index in own if axes[index] is None),
+        (index for index, name in enumerate(dims) if name != "layers" and axes[index] is None),
         key=lambda index: (dims[index] in TENSOR_DIMS, -shape[index]),
     )
-    for index in free:
-        if shape[index] % parts == 0:
-            return _split(axes, index, dims[index], shape[index], "fsdp", parts)
-    tried = ", ".join(f"{dims[index]} {shape[index]}" for index in free)
-    return (
-        f"{tried} not divisible by fsdp={parts}: replicated" if tried else "nothing left for fsdp: replicated"
-    )
+    chosen = next((index for index in free if shape[index] % parts == 0), free[0] if free else None)
+    if chosen is None:
+        return "nothing left for fsdp"
+    return _split(axes, chosen, dims[chosen], shape, "fsdp", parts)
