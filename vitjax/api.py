@@ -1,0 +1,223 @@
+"""A trained model as one object: `vitjax.load(path)`, then logits, features and text."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from vitjax.data.preprocess import Preprocess, normalize
+from vitjax.data.sources import tokenizer_for
+from vitjax.data.tokenizers import CharacterTokenizer
+from vitjax.decoding.config import GenerationConfig
+from vitjax.decoding.generate import generate
+from vitjax.models.vit import Features
+from vitjax.nn import functional
+from vitjax.nn.functional import Tree, merge
+from vitjax.parallel.paths import named_leaves
+from vitjax.training import checkpoints
+from vitjax.training.config import Config, ModelConfig, from_json
+from vitjax.training.state import join
+from vitjax.training.tasks import is_classifier
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What `Model.generate` wrote: N sequences for each of B rows, best first.
+
+    Attributes:
+      tokens: [B, N, T] int32 with the decoder prompt and EOS, padded.
+      scores: [B, N], sum of log-probabilities / length ** length_penalty.
+      lengths: [B, N], tokens before the padding.
+      token_log_probs: [B, N, T], 0 in prompt and padding.
+      attention: [B, N, T - 1, S], where the decoder looked in the source when it wrote token t + 1 (mean over layers and
+        heads); None unless asked for.
+    """
+
+    tokens: Int[Array, "B N T"]
+    scores: Float[Array, "B N"]
+    lengths: Int[Array, "B N"]
+    token_log_probs: Float[Array, "B N T"]
+    attention: Float[Array, "B N U S"] | None
+    tokenizer: CharacterTokenizer
+
+    def text(self) -> list[list[str]]:
+        """The N texts of each row."""
+        return [self.tokenizer.decode_batch(row) for row in np.asarray(self.tokens)]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Parameters with all that is needed to use them.
+
+    Images may be uint8 [B, H, W, 1 or 3], which `preprocess` brings to the model's size and scale, or float
+    [B, H, W, channels], taken as preprocessed. Everything is compiled on first use and for each new shape.
+    """
+
+    config: ModelConfig
+    params: Tree
+    stats: Tree
+    preprocess: Preprocess | None
+    tokenizer: CharacterTokenizer | None
+    generation: GenerationConfig
+
+    @property
+    def definition(self) -> nnx.GraphDef:
+        return functional.abstract(lambda rngs: self.config.build(rngs=rngs))[0]
+
+    def logits(
+        self, source: Any, decoder_tokens: Any = None, *, source_mask: Any = None
+    ) -> Float[Array, "..."]:
+        """Class logits [B, classes] of images, or logits [B, T, V] of each next token, teacher-forced."""
+        source = self._prepared(source)
+        if decoder_tokens is None:
+            return _logits(self.definition, self.params, self.stats, source)
+        return _token_logits(self.definition, self.params, self.stats, source, decoder_tokens, source_mask)
+
+    def features(self, images: Any) -> Features:
+        """`tokens` [B, N, D] and `pooled` [B, D] of an image classifier."""
+        return _features(self.definition, self.params, self.stats, self._prepared(images))
+
+    def generate(
+        self,
+        source: Any,
+        *,
+        source_mask: Any = None,
+        prompt: Any = None,
+        prompt_mask: Any = None,
+        return_attention: bool = False,
+        **options: Any,
+    ) -> Generated:
+        """Write a sequence for each row.
+
+        Args:
+          source: images as above, or int tokens [B, S].
+          prompt: [B, T] first tokens of each row, left-padded where `prompt_mask` is False.
+          return_attention: also tell where the decoder looked, by one parallel pass over what was written.
+          options: fields of `GenerationConfig`, named as in transformers (num_beams, max_length, length_penalty,
+            early_stopping, num_return_sequences, ...); the rest is as in training.
+        """
+        if self.tokenizer is None:
+            raise ValueError("this model names classes and writes no sequences: use .logits")
+        fields = {name: getattr(self.generation, name) for name in GenerationConfig.__dataclass_fields__}
+        if unknown := set(options) - set(fields):
+            raise ValueError(
+                f"generate has no option {sorted(unknown)[0]!r}: there are {', '.join(sorted(fields))}"
+            )
+        source = self._prepared(source)
+        out = generate(
+            self.definition,
+            self.params,
+            source,
+            source_mask=source_mask,
+            prompt=prompt,
+            prompt_mask=prompt_mask,
+            stats=self.stats,
+            config=GenerationConfig(**{**fields, **options}),
+        )
+        attention = None
+        if return_attention:
+            attention = _attention(
+                self.definition, self.params, self.stats, source, out.tokens, source_mask, prompt_mask
+            )
+        return Generated(out.tokens, out.scores, out.lengths, out.token_log_probs, attention, self.tokenizer)
+
+    def _prepared(self, source: Any) -> Any:
+        """Normalised images, or tokens as they are."""
+        if getattr(source, "dtype", None) != np.uint8:
+            return source
+        if self.preprocess is None:
+            raise ValueError("this model takes tokens, not images")
+        images = np.stack([self.preprocess(image) for image in np.asarray(source)])
+        return normalize(images, self.preprocess.mean, self.preprocess.std)
+
+
+def load(path: str | Path) -> Model:
+    """Read a run of `vitjax train`: its newest good checkpoint, verified, with the averaged parameters if it kept any.
+
+    Raises:
+      ValueError: the directory is not a run, or its files do not fit together.
+      FileNotFoundError: it has no good checkpoint.
+    """
+    config = load_run_config(path)
+    definition_params = functional.abstract(lambda rngs: config.model.build(rngs=rngs))[1]
+    arrays, _ = checkpoints.restore(Path(path) / "checkpoints", only=("params", "frozen", "stats", "ema"))
+    params = join(arrays.get("ema") or arrays["params"], arrays.get("frozen") or {})
+    require_same_shapes(definition_params, params, str(path))
+    text = not is_classifier(config)
+    images = not text or hasattr(config.model.encoder, "channels")
+    return Model(
+        config=config.model,
+        params=jax.tree.map(jnp.asarray, params),
+        stats=jax.tree.map(jnp.asarray, arrays.get("stats") or {}),
+        preprocess=Preprocess.of(config.data) if images else None,
+        tokenizer=tokenizer_for(config.data) if text else None,
+        generation=config.generation,
+    )
+
+
+def load_run_config(path: str | Path) -> Config:
+    """`config.json` of a run; ValueError if the directory is not a run."""
+    file = Path(path) / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{path} is not a run of vitjax train: it has no config.json")
+    return from_json(file.read_text(), where=str(file))
+
+
+def require_same_shapes(expected: Tree, found: Tree, where: str) -> None:
+    """Raise one line that names the first parameter whose shape or dtype is not the model's."""
+    ours, theirs = named_leaves(expected), named_leaves(found)
+    for name in sorted({*ours, *theirs}):
+        if name not in theirs or name not in ours:
+            raise ValueError(
+                f"{where}: parameter {name} is {'missing' if name in ours else 'not in the model'}"
+            )
+        a, b = ours[name], theirs[name]
+        if a.shape != b.shape or a.dtype != b.dtype:
+            raise ValueError(f"{where}: {name} is {b.dtype}{b.shape}, the model has {a.dtype}{a.shape}")
+
+
+@partial(jax.jit, static_argnums=0)
+def _logits(definition: nnx.GraphDef, params: Tree, stats: Tree, images: Array) -> Array:
+    return merge(definition, params, stats)(images, train=False)
+
+
+@partial(jax.jit, static_argnums=0)
+def _token_logits(
+    definition: nnx.GraphDef, params: Tree, stats: Tree, source: Array, tokens: Array, mask: Array | None
+) -> Array:
+    return merge(definition, params, stats)(source, tokens, source_mask=mask, train=False)
+
+
+@partial(jax.jit, static_argnums=0)
+def _features(definition: nnx.GraphDef, params: Tree, stats: Tree, images: Array) -> Features:
+    return merge(definition, params, stats).features(images, train=False)
+
+
+@partial(jax.jit, static_argnums=0)
+def _attention(
+    definition: nnx.GraphDef,
+    params: Tree,
+    stats: Tree,
+    source: Array,
+    tokens: Int[Array, "B N T"],
+    source_mask: Array | None,
+    prompt_mask: Array | None,
+) -> Float[Array, "B N U S"]:
+    model = merge(definition, params, stats)
+    encoded = model.encode(source, source_mask=source_mask, train=False)
+    length = tokens.shape[-1] - 1
+    mask = None
+    if prompt_mask is not None:
+        mask = jnp.pad(prompt_mask, ((0, 0), (0, length - prompt_mask.shape[1])), constant_values=True)
+
+    def one(row: Int[Array, "B T"]) -> Float[Array, "B U S"]:
+        out = model.decode(encoded, row[:, :-1], decoder_mask=mask, train=False, return_attention=True)
+        return out.attention.mean(axis=(0, 2))
+
+    return jax.vmap(one, in_axes=1, out_axes=1)(tokens)

@@ -1,0 +1,73 @@
+"""`vitjax train`: config -> fit."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from vitjax.commands.overrides import apply_overrides
+
+EXAMPLE = """example:
+  vitjax train --config configs/digit_strings.py --train.steps 500 --mesh data=4,fsdp=2
+  vitjax train --config configs/digit_strings.py --help     lists every key of that config
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="vitjax train",
+        description="Train as a config file says; any of its keys can be changed: --optimizer.learning_rate 1e-4",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="a Python file with get_config(), see configs/")
+    parser.add_argument("--directory", metavar="DIR", help="where the run is written (runs/<name>)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest good checkpoint")
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="processes of the run, where JAX cannot tell"
+    )
+    parser.add_argument("--process", type=int, metavar="I", help="number of this one, from 0")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    options, overrides = parser.parse_known_args(arguments)
+    if options.config is None:
+        parser.print_help()
+        return 0 if {"-h", "--help"} & set(overrides) else 2
+
+    from vitjax.training.config import load_config
+
+    config = apply_overrides(load_config(options.config), overrides, prog="vitjax train")
+
+    from vitjax.parallel.processes import ProcessConfig, initialize
+    from vitjax.training.loop import fit
+
+    initialize(ProcessConfig(options.coordinator, options.processes, options.process))
+    directory = Path(options.directory or Path("runs") / config.name)
+    result = fit(config, directory, resume=options.resume)
+    report(result, directory)
+    return 0 if result.stopped is None else 143
+
+
+def report(result, directory: Path) -> None:
+    """The last lines of a run."""
+    from vitjax.parallel.processes import is_primary
+
+    if not is_primary():
+        return
+    if result.stopped:
+        print(f"stopped by {result.stopped} after step {int(result.state.step)}; go on with --resume")
+        return
+    print(summary_line(result.evaluation))
+    print(f"trained in {result.train_seconds:.0f} s; written to {directory}")
+
+
+def summary_line(evaluation) -> str:
+    """The scores of an evaluation in words."""
+    parts = [f"loss {evaluation.loss:.4f}"]
+    if evaluation.accuracy is not None:
+        parts.append(f"accuracy {evaluation.accuracy}")
+    if evaluation.exact_match is not None:
+        parts.append(f"exact match {evaluation.exact_match}")
+    if evaluation.character_error_rate is not None:
+        parts.append(f"character error rate {evaluation.character_error_rate:.2%}")
+    return "; ".join(parts)

@@ -1,0 +1,126 @@
+"""What a run is: one frozen dataclass, which a file in `configs/` returns and a run keeps as JSON."""
+
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from vitjax.data.config import DataConfig
+from vitjax.decoding.config import GenerationConfig
+from vitjax.models.encoder_decoder import EncoderDecoderConfig
+from vitjax.models.resnet import ResNetConfig
+from vitjax.models.show_attend_tell import ShowAttendTellConfig
+from vitjax.models.vit import VisionTransformerConfig
+from vitjax.parallel.mesh import MeshConfig
+from vitjax.training.mixing import MixingConfig
+from vitjax.training.optimizer import OptimizerConfig
+
+ModelConfig = VisionTransformerConfig | ResNetConfig | EncoderDecoderConfig | ShowAttendTellConfig
+CLASSIFIERS = (VisionTransformerConfig, ResNetConfig)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how much at once, and what is kept."""
+
+    steps: int
+    """Updates of the parameters."""
+    batch_size: int
+    """Examples an update sees, over all devices and processes."""
+    seed: int = 0
+    """Of the parameters, the order of the data, augmentation and dropout."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """Of classifiers; `sigmoid` is one yes or no for each class (DeiT-III)."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes or tokens."""
+    accumulate: int = 1
+    """Parts a batch is cut into, one after the other, where it does not fit into memory."""
+    ema_decay: float = 0.0
+    """Of the average of the parameters that is evaluated and decoded with; 0 keeps none."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameter paths that stay as they are: `encoder/.*`, `.*/blocks/.*`."""
+    log_every: int = 50
+    """Steps between two lines of the metrics."""
+    eval_every: int = 1000
+    """Steps between two evaluations; there is always one at the end."""
+    save_every: int = 1000
+    """Steps between two checkpoints; there is always one at the end."""
+    keep: int = 3
+    """Checkpoints kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every", "eval_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} is {getattr(self, name)}: expected at least 1")
+        for name in ("label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"train.{name} is {getattr(self, name)}: expected 0 <= {name} < 1")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"train.batch_size {self.batch_size} is not a multiple of train.accumulate {self.accumulate}"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    name: str
+    """Where it is written: `runs/<name>`."""
+    model: Annotated[ModelConfig, Field(discriminator="kind")]
+    data: DataConfig
+    train: TrainConfig
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mixing: MixingConfig = field(default_factory=MixingConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    """How a sequence model is decoded when it is evaluated."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        if self.mixing.active and not isinstance(self.model, CLASSIFIERS):
+            raise ValueError("mixing blends classes: it needs a classifier, this model writes sequences")
+
+
+_ADAPTER = TypeAdapter(Config)
+
+
+def to_json(config: Config) -> str:
+    """The config as readable JSON."""
+    return _ADAPTER.dump_json(config, indent=2).decode() + "\n"
+
+
+def from_json(text: str, *, where: str) -> Config:
+    """The inverse of `to_json`; ValueError names `where` and the first field that does not fit."""
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ValueError(f"{where}: {path}: {first['msg']}") from None
+
+
+def load_config(path: str | Path) -> Config:
+    """Run `get_config()` of a Python file.
+
+    Raises ValueError with one line if there is no such file, no such function, or it returns something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise ValueError(f"no config file {path}" + (f"; there are {', '.join(near)}" if near else ""))
+    spec = importlib.util.spec_from_file_location(f"vitjax_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is not a Python file: a config is a .py file with get_config()")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    get_config: Any = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise ValueError(
+            f"{path} has no function get_config(): it must return a vitjax.training.config.Config"
+        )
+    config = get_config()
+    if not isinstance(config, Config):
+        raise ValueError(f"{path}: get_config() returned {type(config).__name__}, expected a Config")
+    return config

@@ -1,0 +1,213 @@
+"""The story of a run: plan, restore or start, step, log, evaluate, save."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from vitjax.data.pipeline import eval_batches, fingerprint, train_batches
+from vitjax.data.prefetch import DevicePrefetch, prefetch_to_device, process_share
+from vitjax.data.sources import build_source, tokenizer_for
+from vitjax.data.tokenizers import CharacterTokenizer
+from vitjax.parallel.mesh import make_mesh
+from vitjax.parallel.processes import any_process, is_primary, process_count
+from vitjax.parallel.sharding import batch_sharding
+from vitjax.training.checkpoints import Checkpointer, steps
+from vitjax.training.config import Config, to_json
+from vitjax.training.evaluation import Evaluation, evaluate
+from vitjax.training.logging import MetricsLogger
+from vitjax.training.signals import StopFlag
+from vitjax.training.state import Setup, TrainState, init_state, make_setup
+from vitjax.training.step import make_train_step
+from vitjax.training.tasks import is_classifier
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+      state: the last state, on the mesh.
+      evaluation: of the last step; None if the run was stopped before it.
+      train_seconds: of this call, without evaluations.
+      stopped: the signal that stopped the run early, or None.
+    """
+
+    state: TrainState
+    setup: Setup
+    evaluation: Evaluation | None
+    train_seconds: float
+    stopped: str | None
+
+
+def fit(config: Config, directory: str | Path, *, resume: bool = False) -> Result:
+    """Train as `config` says and write `config.json`, `metrics.jsonl`, TensorBoard and `checkpoints/` to `directory`.
+
+    Every process of a multi-process run calls it with the same arguments.
+
+    Args:
+      resume: go on from the newest good checkpoint, bit for bit as if the run had not been interrupted.
+
+    Raises:
+      ValueError: the directory holds a run and `resume` is False; config, data and checkpoint do not fit together; a
+        label is outside the classes.
+      FloatingPointError: the loss is no longer finite.
+    """
+    directory = Path(directory)
+    refuse_overwrite(directory, resume)
+    mesh = make_mesh(config.mesh)
+    check_batch(config, mesh)
+    setup = make_setup(config, mesh)
+    tokenizer = None if is_classifier(config) else tokenizer_for(config.data)
+    check_data(config, tokenizer)
+    data = fingerprint(config.data, batch_size=config.train.batch_size, seed=config.train.seed)
+    if is_primary():
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "config.json").write_text(to_json(config))
+
+    with Checkpointer(directory / "checkpoints", keep=config.train.keep) as checkpoints:
+        if resume and checkpoints.latest_step() is not None:
+            state, metadata = checkpoints.restore(setup.shapes)
+            require_same_data(metadata["data"], data)
+        else:
+            state = init_state(setup)
+        return _run(setup, state, mesh, tokenizer, directory, checkpoints, {"data": data})
+
+
+def _run(
+    setup: Setup,
+    state: TrainState,
+    mesh: Mesh,
+    tokenizer: CharacterTokenizer | None,
+    directory: Path,
+    checkpoints: Checkpointer,
+    metadata: dict[str, Any],
+) -> Result:
+    train = setup.config.train
+    start = int(state.step)
+    update = make_train_step(setup, mesh)
+    evaluation, paused, began = None, 0.0, time.perf_counter()
+    with (
+        StopFlag() as stop,
+        MetricsLogger(directory, train.steps, examples_per_step=train.batch_size, start_step=start) as logger,
+        train_stream(setup.config, mesh, start) as batches,
+    ):
+        for step in range(start + 1, train.steps + 1):
+            state, metrics = update(state, next(batches))
+            logger.advance(step)
+            last = step == train.steps
+            if step % train.log_every == 0 or last:
+                metrics = jax.device_get(metrics)
+                refuse_bad(metrics, step, setup.config)
+                logger.log(step, metrics)
+            if step % train.eval_every == 0 or last:
+                pause = time.perf_counter()
+                with logger.paused("evaluating"):
+                    evaluation = evaluate_state(setup, state, mesh, tokenizer)
+                logger.log(step, evaluation.scalars(), phase="eval")
+                paused += time.perf_counter() - pause
+            stopping = _stops(stop, step, train.log_every)
+            if step % train.save_every == 0 or last or stopping:
+                checkpoints.save(step, state, metadata)
+            if stopping:
+                break
+        jax.block_until_ready(state)
+        seconds = time.perf_counter() - began - paused
+    checkpoints.wait()
+    return Result(state, setup, evaluation, seconds, stop.signal.name if stop.signal else None)
+
+
+def train_stream(config: Config, mesh: Mesh, start_step: int) -> DevicePrefetch:
+    """Device batches from step `start_step` on, a function of (seed, step) alone, each process reading its part."""
+    size = config.train.batch_size
+    sharding = batch_sharding(mesh, size)
+    index, count = process_share(sharding, size)
+    batches = train_batches(
+        config.data,
+        batch_size=size,
+        seed=config.train.seed,
+        process_index=index,
+        process_count=count,
+        start_step=start_step,
+    )
+    return prefetch_to_device(batches, sharding)
+
+
+def eval_stream(config: Config, mesh: Mesh) -> DevicePrefetch:
+    """Device batches of the evaluation split, once, in order; `mask` is False where the last one is filled up."""
+    size = config.train.batch_size
+    sharding = batch_sharding(mesh, size)
+    index, count = process_share(sharding, size)
+    batches = eval_batches(config.data, batch_size=size, process_index=index, process_count=count)
+    return prefetch_to_device(batches, sharding)
+
+
+def evaluate_state(
+    setup: Setup, state: TrainState, mesh: Mesh, tokenizer: CharacterTokenizer | None
+) -> Evaluation:
+    """Score the averaged parameters (or the trained ones if no average is kept) on the evaluation split."""
+    config = setup.config
+    with eval_stream(config, mesh) as stream:
+        return evaluate(
+            config, setup.definition, state.evaluated, state.stats, stream, mesh=mesh, tokenizer=tokenizer
+        )
+
+
+def _stops(stop: StopFlag, step: int, every: int) -> bool:
+    """Whether to stop; processes agree every `every` steps, a single one looks at each."""
+    if process_count() == 1:
+        return bool(stop)
+    return step % every == 0 and any_process(bool(stop))
+
+
+def refuse_overwrite(directory: Path, resume: bool) -> None:
+    """A run is never written over another one."""
+    if not resume and (found := steps(directory / "checkpoints")):
+        raise ValueError(
+            f"{directory} already holds a run at step {max(found)}: continue it with --resume, "
+            "or give another --name"
+        )
+
+
+def check_batch(config: Config, mesh: Mesh) -> None:
+    """The batch, and each of its accumulated parts, must split over the mesh and the processes."""
+    batch_sharding(mesh, config.train.batch_size // config.train.accumulate)
+    if config.train.batch_size % process_count():
+        raise ValueError(
+            f"train.batch_size {config.train.batch_size} is not a multiple of {process_count()} processes"
+        )
+
+
+def check_data(config: Config, tokenizer: CharacterTokenizer | None) -> None:
+    """The model's vocabulary must be the data's."""
+    if tokenizer is not None and config.model.decoder.vocabulary_size != tokenizer.vocab_size:
+        raise ValueError(
+            f"model.decoder.vocabulary_size is {config.model.decoder.vocabulary_size}, but {config.data.name} has "
+            f"{tokenizer.vocab_size} tokens"
+        )
+
+
+def require_same_data(stored: dict[str, Any], now: dict[str, Any]) -> None:
+    """A resumed run must see the data it would have seen."""
+    for name in sorted({*stored, *now}):
+        if stored.get(name) != now.get(name):
+            raise ValueError(
+                f"the checkpoint was trained with data {name}={stored.get(name)!r}, now it is {now.get(name)!r}: "
+                "resume with the same data, or start a new run"
+            )
+
+
+def refuse_bad(metrics: dict[str, Any], step: int, config: Config) -> None:
+    """Stop at a label outside the classes or a loss that is no number."""
+    if int(metrics["bad_labels"]):
+        raise ValueError(
+            f"step {step}: {int(metrics['bad_labels'])} labels of {config.data.name} are outside the model's classes"
+        )
+    if not float("-inf") < float(metrics["loss"]) < float("inf"):
+        raise FloatingPointError(
+            f"step {step}: the loss is {float(metrics['loss'])}; the last checkpoint is intact. Lower "
+            "optimizer.learning_rate, set optimizer.clip_norm, or lengthen optimizer.warmup_steps"
+        )

@@ -1,0 +1,59 @@
+"""What a model is asked to do with a batch: name a class, or write a sequence."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from vitjax.data.preprocess import normalize
+from vitjax.nn.regularization import split_key
+from vitjax.training.config import CLASSIFIERS, Config
+from vitjax.training.losses import LossSum, sigmoid_cross_entropy, softmax_cross_entropy, token_cross_entropy
+from vitjax.training.mixing import mix
+
+Batch = dict[str, Array]
+
+
+def is_classifier(config: Config) -> bool:
+    """Whether the model names a class; otherwise it writes a sequence."""
+    return isinstance(config.model, CLASSIFIERS)
+
+
+def source_of(config: Config, batch: Batch) -> tuple[Array, Array | None]:
+    """`(source, source_mask)` for the encoder: images, normalised here on the device, or tokens."""
+    if "image" in batch:
+        return normalize(batch["image"], config.data.mean, config.data.std), None
+    return batch["source"], batch["source_mask"]
+
+
+def loss_function(config: Config, model: Any, batch: Batch, *, train: bool, key: Array | None) -> LossSum:
+    """The loss of a batch as a sum and a count; `mask` [B], where there is one, leaves out fillers."""
+    if is_classifier(config):
+        return _class_loss(config, model, batch, train=train, key=key)
+    return _token_loss(config, model, batch, train=train, key=key)
+
+
+def _class_loss(config: Config, model: Any, batch: Batch, *, train: bool, key: Array | None) -> LossSum:
+    key_mix, key_model = split_key(key, 2)
+    labels = batch["label"]
+    if train and config.mixing.active and key_mix is not None:
+        images, labels = mix(key_mix, batch["image"], labels, config.model.num_classes, config.mixing)
+        batch = {**batch, "image": images}
+    logits = model(source_of(config, batch)[0], train=train, key=key_model)
+    options = dict(label_smoothing=config.train.label_smoothing if train else 0.0, weights=batch.get("mask"))
+    if config.train.loss == "sigmoid":
+        return sigmoid_cross_entropy(logits, labels, multi_hot=config.mixing.active, **options)
+    return softmax_cross_entropy(logits, labels, **options)
+
+
+def _token_loss(config: Config, model: Any, batch: Batch, *, train: bool, key: Array | None) -> LossSum:
+    source, mask = source_of(config, batch)
+    tokens = batch["tokens"]
+    logits = model(source, tokens[:, :-1], source_mask=mask, train=train, key=key)
+    smoothing = config.train.label_smoothing if train else 0.0
+    return token_cross_entropy(logits, tokens[:, 1:], label_smoothing=smoothing, weights=batch.get("mask"))
+
+
+def predict_classes(config: Config, model: Any, batch: Batch) -> Array:
+    """The likeliest class [B]."""
+    return jnp.argmax(model(source_of(config, batch)[0], train=False), axis=-1)
