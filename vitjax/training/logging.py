@@ -1,6 +1,7 @@
 """What a run says while it trains: a live bar or plain lines, a JSONL file, TensorBoard."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -54,14 +55,14 @@ class MetricsLogger:
         examples_per_step: int,
         start_step: int = 0,
         unit: str = "images",
-        stream: TextIO | None = None,
+        stream: io.TextIOBase | None = None,
         main_process: bool | None = None,
     ):
         self.path = Path(directory) / "metrics.jsonl"
         self._total_steps = total_steps
         self._examples_per_step = examples_per_step
         self._unit = unit
-        self._stream = sys.stderr if stream is None else stream
+        self._stream: Any = sys.stderr if stream is None else stream
         self._main = jax.process_index() == 0 if main_process is None else main_process
         self._start_step = self._step = start_step
         self._clock = _Clock()
@@ -76,7 +77,8 @@ class MetricsLogger:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         drop_after(self.path, self._start_step)
         self._lines = _Appender(self.path)
-        self._board = _Appender(self.path.parent / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}")
+        events = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        self._board = _Appender(self.path.parent / events)
         with self._reported():
             self._board.append(_event(file_version="brain.Event:2"))
             # TensorBoard hides what an earlier start of this run recorded from this step on.

@@ -7,14 +7,14 @@ A label outside the classes would train the wrong class (JAX indexes -1 as the l
 weight zero and is counted in `bad_labels`, so that the loop can stop and say so.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 
-class LossSum(NamedTuple):
+@struct.dataclass
+class LossSum:
     """Sum of the items' losses, their number (the sum of weights), and the items left out for a bad label."""
 
     total: Float[Array, ""]
@@ -45,7 +45,7 @@ def softmax_cross_entropy(
         good = is_class(labels, logits.shape[-1])
         # A comparison fuses and stays local when the classes are sharded, where an index would gather the logits.
         hit = labels[..., None].astype(jnp.int32) == jnp.arange(logits.shape[-1])  # [*batch, K]
-        mass = 1.0
+        mass = jnp.float32(1)
         picked = jnp.sum(jnp.where(hit, logits, 0), axis=-1)
     else:
         good = _is_distribution(labels)

@@ -25,19 +25,24 @@ class Share(NamedTuple):
 def share(hits: int, total: int) -> Share:
     """hits / total with the Wilson score interval, which stays inside [0, 1] and is sound for few items and near 1."""
     if not 0 <= hits <= total or total == 0:
-        raise ValueError(f"{hits} hits of {total}; a share needs at least one item and no more hits than items")
+        raise ValueError(
+            f"{hits} hits of {total}; a share needs at least one item and no more hits than items"
+        )
     value, z2 = hits / total, Z_95**2
     centre = (value + z2 / (2 * total)) / (1 + z2 / total)
     spread = Z_95 / (1 + z2 / total) * math.sqrt(value * (1 - value) / total + z2 / (4 * total**2))
     # Rounding must not push an end past the value it surrounds.
-    return Share(value, max(0.0, min(value, centre - spread)), min(1.0, max(value, centre + spread)), hits, total)
+    low, high = max(0.0, min(value, centre - spread)), min(1.0, max(value, centre + spread))
+    return Share(value, low, high, hits, total)
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> Share:
     """Share of equal entries of two integer arrays of one shape; entries whose mask is False are fillers."""
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if predictions.shape != labels.shape:
-        raise ValueError(f"predictions have shape {predictions.shape}, labels {labels.shape}; they must be equal")
+        raise ValueError(
+            f"predictions have shape {predictions.shape}, labels {labels.shape}; they must be equal"
+        )
     real = np.ones(labels.shape, bool) if mask is None else np.asarray(mask, bool)
     return share(int(np.sum((predictions == labels) & real)), int(np.sum(real)))
 
@@ -86,4 +91,6 @@ def edit_distance(a: str, b: str) -> int:
 
 def _same_number(predictions: Sequence[str], references: Sequence[str]) -> None:
     if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references; give one for each")
+        raise ValueError(
+            f"{len(predictions)} predictions for {len(references)} references; give one for each"
+        )

@@ -42,7 +42,11 @@ class MixingConfig:
 
 
 def mix(
-    key: PRNGKey, images: Num[Array, "B h w c"], labels: Int[Array, " B"], num_classes: int, config: MixingConfig
+    key: PRNGKey,
+    images: Num[Array, "B h w c"],
+    labels: Int[Array, " B"],
+    num_classes: int,
+    config: MixingConfig,
 ) -> tuple[Num[Array, "B h w c"], Float[Array, "B K"]]:
     """Blend each image with the one before it in the batch; one draw for the whole batch, as timm's batch mode.
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 Schedule = Callable[[Any], Any]
 
-EMBEDDING_NAMES = ("embedding", "patch_embedding", "positions", "class_token", "registers", "stem")
+EMBEDDING_NAMES = ("embedding", "patch_embedding", "positions")
 DECAYED_NAMES = ("kernel", "score_kernel")
 
 
@@ -68,7 +68,9 @@ class OptimizerConfig:
         demand(self.warmup_steps >= 0, "warmup_steps", "0 or more")
         demand(self.cooldown_steps >= 0, "cooldown_steps", "0 or more")
         demand(
-            self.cooldown_steps == 0 or self.schedule != "cosine", "cooldown_steps", "0 with the cosine schedule"
+            self.cooldown_steps == 0 or self.schedule != "cosine",
+            "cooldown_steps",
+            "0 with the cosine schedule",
         )
         demand(self.rsqrt_timescale > 0, "rsqrt_timescale", "above 0")
         demand(0 <= self.final_fraction <= 1, "final_fraction", "between 0 and 1")
@@ -104,7 +106,9 @@ def make_optimizer(
         case "lion":
             direction = [optax.scale_by_lion(config.beta1, _or(config.beta2, 0.99), moment_dtype), *decay]
         case "sgd":
-            momentum = [optax.trace(config.momentum, config.nesterov, moment_dtype)] if config.momentum else []
+            momentum = (
+                [optax.trace(config.momentum, config.nesterov, moment_dtype)] if config.momentum else []
+            )
             direction = [*decay, *momentum]
         case "adafactor":
             direction = [_adafactor(config, params_shapes, moment_dtype), *decay]
@@ -156,9 +160,9 @@ def decay_mask(params_shapes: PyTree) -> PyTree:
 def layer_multipliers(params_shapes: PyTree, layer_decay: float) -> PyTree:
     """A factor on the learning rate for each array, numpy float32; [L, 1, ...] for stacked blocks, else a scalar.
 
-    As in BEiT: block i of L gets layer_decay ** (L - i), the embeddings below it layer_decay ** (L + 1), and everything
-    above the blocks (last norm, head) 1. An encoder and a decoder each count their own depth; an embedding outside both
-    takes the smaller factor of the two.
+    As in BEiT: block i of L gets layer_decay ** (L - i), the embeddings below it layer_decay ** (L + 1), and all that
+    is above or beside the blocks (last norm, head, relative bias) 1. An encoder and a decoder each count their own
+    depth; an embedding outside both takes the smaller factor of the two.
     """
     depths: dict[tuple[str, ...], int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params_shapes):
@@ -175,7 +179,8 @@ def layer_multipliers(params_shapes: PyTree, layer_decay: float) -> PyTree:
             depth = depths[stack]
             exponent = depth - np.arange(depth)
             return np.float32(layer_decay**exponent).reshape(depth, *[1] * (len(leaf.shape) - 1))
-        if not any(name in EMBEDDING_NAMES for name in names):
+        # The last name alone says nothing: a relative bias is an `embedding` too.
+        if not any(name in EMBEDDING_NAMES for name in names[:-1]) and names[-1] != "prefix":
             return np.float32(1)
         beside = [depth for stack, depth in depths.items() if names[: len(stack) - 1] == stack[:-1]]
         return np.float32(layer_decay ** (1 + max(beside or depths.values())))
@@ -190,7 +195,9 @@ def ema_update(ema: PyTree, params: PyTree, decay: float, step: Int[Array, ""] |
     Keep `ema` in float32: in bfloat16 a step of 1e-4 would vanish.
     """
     keep = ema_decay(decay, step)
-    return jax.tree.map(lambda average, new: average + (1 - keep) * (new.astype(average.dtype) - average), ema, params)
+    return jax.tree.map(
+        lambda average, new: average + (1 - keep) * (new.astype(average.dtype) - average), ema, params
+    )
 
 
 def ema_decay(decay: float, step: Int[Array, ""] | int) -> Float[Array, ""]:
