@@ -343,6 +343,16 @@ def _local(directory: str | os.PathLike[str]) -> Path:
     return Path(directory).absolute()
 
 
+class _RaisedAnyway(logging.Filter):
+    """Orbax logs a failed save three times, with 200 lines of traceback; SaveFailed carries it once."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno != logging.ERROR or "orbax" not in record.pathname
+
+
+logging.getLogger("absl").addFilter(_RaisedAnyway())
+
+
 def _orbax() -> ocp.AsyncCheckpointer:
     # Compression saves 7 % of float32 weights and costs three times the processor time, four times that of reading.
     return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
