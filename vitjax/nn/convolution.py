@@ -1,0 +1,95 @@
+"""Residual blocks of convolutional networks; sizes and paddings are torchvision's, so that its weights fit."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vitjax.nn.norms import BatchNorm, make_norm
+
+ResidualKind = Literal["basic", "bottleneck"]
+
+# Features that a block gives, in units of its width (He et al. 2016, table 1).
+EXPANSION: dict[ResidualKind, int] = {"basic": 1, "bottleneck": 4}
+
+
+def convolution(
+    inputs: int, outputs: int, size: int, *, stride: int = 1, dtype: str = "float32", rngs: nnx.Rngs
+) -> nnx.Conv:
+    """A square convolution without bias, since a norm follows.
+
+    It is padded alike on all sides; "SAME" would pad an even image that is halved on one side only. From [B, H, W, D]
+    to [B, ceil(H / stride), ceil(W / stride), E].
+    """
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size, size),
+        strides=stride,
+        padding=size // 2,
+        use_bias=False,
+        # He et al. 2015: keeps the variance of what flows back through a ReLU.
+        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        dtype=jnp.dtype(dtype),
+        param_dtype=jnp.float32,
+        rngs=rngs,
+    )
+
+
+def batch_norm(width: int, *, zero_scale: bool = False, dtype: str = "float32", rngs: nnx.Rngs) -> BatchNorm:
+    """BatchNorm with torchvision's epsilon; `zero_scale` lets a residual branch begin as nothing."""
+    norm = make_norm("batch", width, epsilon=1e-5, dtype=dtype, rngs=rngs)
+    if zero_scale:
+        norm.scale[...] = jnp.zeros(width)
+    return norm
+
+
+class ResidualBlock(nnx.Module):
+    """relu(shortcut(x) + branch(x)) (He et al. 2016), every convolution followed by BatchNorm.
+
+    The branch of `basic` is two 3x3 convolutions, of `bottleneck` 1x1, 3x3, 1x1. The first 3x3 has the stride ("v1.5",
+    as in torchvision and timm; the paper strides the 1x1). The last norm starts at zero (Goyal et al. 2017), so that a
+    block begins as its shortcut: x itself where shapes agree, else a strided 1x1 convolution and a norm.
+
+    Args:
+      inputs: features that come in.
+      width: features inside; `EXPANSION[kind] * width` go out.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        *,
+        kind: ResidualKind,
+        stride: int = 1,
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
+        outputs = EXPANSION[kind] * width
+        if kind == "basic":
+            shapes = ((3, width, stride), (3, outputs, 1))
+        else:
+            shapes = ((1, width, 1), (3, width, stride), (1, outputs, 1))
+        features = inputs
+        for i, (size, out, step) in enumerate(shapes, start=1):
+            setattr(self, f"conv{i}", convolution(features, out, size, stride=step, dtype=dtype, rngs=rngs))
+            last = i == len(shapes)
+            setattr(self, f"norm{i}", batch_norm(out, zero_scale=last, dtype=dtype, rngs=rngs))
+            features = out
+        self.projects = stride != 1 or inputs != outputs
+        if self.projects:
+            self.conv_shortcut = convolution(inputs, outputs, 1, stride=stride, dtype=dtype, rngs=rngs)
+            self.norm_shortcut = batch_norm(outputs, dtype=dtype, rngs=rngs)
+        self.depth = len(shapes)
+
+    def __call__(self, x: Float[Array, "B H W D"], *, train: bool) -> Float[Array, "B h w E"]:
+        branch = x
+        for i in range(1, self.depth + 1):
+            branch = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(branch), train=train)
+            if i < self.depth:
+                branch = jax.nn.relu(branch)
+        shortcut = self.norm_shortcut(self.conv_shortcut(x), train=train) if self.projects else x
+        return jax.nn.relu(shortcut + branch)
