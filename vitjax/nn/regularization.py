@@ -22,8 +22,10 @@ def stochastic_depth(
 
     `rate` may be traced, since it grows with depth and layers are scanned.
     """
-    if not train or key is None:
+    if not train:
         return x
+    if key is None:
+        raise ValueError("stochastic depth in train mode needs a key: pass key=jax.random.key(...)")
     shape = (x.shape[0],) + (1,) * (x.ndim - 1)
     keep = jax.random.bernoulli(key, 1.0 - rate, shape)
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
