@@ -33,7 +33,24 @@ _HOME = {
     "tokenizer_for": "sources",
     "train_batches": "pipeline",
 }
-__all__ = list(_HOME)
+__all__ = [
+    "Augment",
+    "CharacterTokenizer",
+    "DataConfig",
+    "Preprocess",
+    "Source",
+    "SourceInfo",
+    "build_source",
+    "decode_image",
+    "eval_batches",
+    "fingerprint",
+    "normalize",
+    "prefetch_to_device",
+    "process_share",
+    "read_image",
+    "tokenizer_for",
+    "train_batches",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -41,7 +41,9 @@ class Augment:
             raise ValueError(f"augment.crop_area is {self.crop_area}: expected 0 < smallest <= largest <= 1")
         if not 0 <= self.rand_augment_magnitude <= 10:
             magnitude = self.rand_augment_magnitude
-            raise ValueError(f"augment.rand_augment_magnitude is {magnitude}: expected 0 to 10, the paper's scale")
+            raise ValueError(
+                f"augment.rand_augment_magnitude is {magnitude}: expected 0 to 10, the paper's scale"
+            )
         for name in ("color_jitter", "scale", "intensity"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}: expected 0 <= {name} < 1")
@@ -86,11 +88,13 @@ class DataConfig:
         if self.channels not in (1, 3):
             raise ValueError(f"data.channels is {self.channels}: expected 1 (grey) or 3 (RGB)")
         if min(self.image_size) < 1:
-            raise ValueError(f"data.image_size is {self.image_size}: expected (height, width) of at least 1 pixel")
+            raise ValueError(
+                f"data.image_size is {self.image_size}: expected (height, width) of at least 1 pixel"
+            )
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
                 found = len(getattr(self, name))
-                raise ValueError(f"data.{name} has {found} values: expected 1 or one for each of {self.channels} channels")
+                raise ValueError(f"data.{name} has {found} values: expected 1, or {self.channels} (channels)")
         if min(self.std) <= 0:
             raise ValueError(f"data.std is {self.std}: expected values above 0")
         if not 0 < self.crop_fraction <= 1:
@@ -98,6 +102,8 @@ class DataConfig:
         if not 0 <= self.fill <= 255:
             raise ValueError(f"data.fill is {self.fill}: expected a grey level from 0 to 255")
         if self.max_length < 3:
-            raise ValueError(f"data.max_length is {self.max_length}: expected at least 3 (begin, one character, end)")
+            raise ValueError(
+                f"data.max_length is {self.max_length}: expected at least 3 (begin, one character, end)"
+            )
         if self.workers < 0:
             raise ValueError(f"data.workers is {self.workers}: expected 0 or more")

@@ -31,7 +31,9 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         found = "a directory" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
         raise ValueError(f"{path}: {found}: expected a JPEG, PNG or WebP image")
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path}: {path.stat().st_size / 2**20:.0f} MiB: expected at most {MAX_FILE_BYTES >> 20} MiB")
+        raise ValueError(
+            f"{path}: {path.stat().st_size / 2**20:.0f} MiB: expected at most {MAX_FILE_BYTES >> 20} MiB"
+        )
     try:
         contents = path.read_bytes()
     except OSError as error:

@@ -19,7 +19,7 @@ from vitjax.data.sources import Source, build_source, tokenizer_for
 from vitjax.data.tokenizers import CharacterTokenizer
 from vitjax.data.transforms import augment_image
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 SHUFFLE, AUGMENT = 0, 1  # streams of random numbers under one seed
 
 
@@ -127,10 +127,14 @@ def eval_batches(
     example = _Example(config, source, tokenizer, num_classes, augment=False)
     dataset = _Filled(grain.MapDataset.source(_Numbered(source)).map(example), batch_size)
     rows = _ProcessRows(dataset, batch_size, local, process_index * local, 0)
-    return EvalBatches(rows.batch(local, drop_remainder=True), in_memory=source.in_memory, workers=config.workers)
+    return EvalBatches(
+        rows.batch(local, drop_remainder=True), in_memory=source.in_memory, workers=config.workers
+    )
 
 
-def fingerprint(config: DataConfig, *, batch_size: int, seed: int, source: Source | None = None) -> dict[str, Any]:
+def fingerprint(
+    config: DataConfig, *, batch_size: int, seed: int, source: Source | None = None
+) -> dict[str, Any]:
     """All that the order and content of training batches depend on, as JSON can hold it.
 
     Kept in every checkpoint; a resume with another one would silently see other data. Processes and workers are
@@ -216,19 +220,23 @@ class _Example:
             raise ValueError(f"example {example['example']} of {self.where}: {error}") from None
         return row
 
-    def _label(self, example: dict[str, Any]) -> np.ndarray:
+    def _label(self, example: dict[str, Any]) -> np.int32:
         # JAX clamps an index and wraps a negative one: a label outside would train another class without a word.
         label = int(example["label"])
         if label < 0 or (self.num_classes is not None and label >= self.num_classes):
             expected = f"0 to {self.num_classes - 1}" if self.num_classes else "0 or more"
-            raise ValueError(f"example {example['example']} of {self.where} has the label {label}: expected {expected}")
+            raise ValueError(
+                f"example {example['example']} of {self.where} has the label {label}: expected {expected}"
+            )
         return np.int32(label)
 
 
 class _ProcessRows(grain.MapDataset):
     """Of every `batch_size` elements, from batch `start_step` on, the `local` ones that start at `first`."""
 
-    def __init__(self, parent: grain.MapDataset, batch_size: int, local: int, first: int, start_step: int) -> None:
+    def __init__(
+        self, parent: grain.MapDataset, batch_size: int, local: int, first: int, start_step: int
+    ) -> None:
         super().__init__(parent)
         self._batch_size, self._local, self._first, self._start = batch_size, local, first, start_step
         self._length = max(0, len(parent) // batch_size - start_step) * local
@@ -258,7 +266,9 @@ class _Filled(grain.MapDataset):
 
 def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
     if batch_size < 1 or batch_size % process_count:
-        raise ValueError(f"batch size {batch_size} cannot be shared by {process_count} processes: choose a multiple")
+        raise ValueError(
+            f"batch size {batch_size} cannot be shared by {process_count} processes: choose a multiple"
+        )
     if not 0 <= process_index < process_count:
         raise ValueError(f"process index {process_index}: expected 0 to {process_count - 1}")
     return batch_size // process_count

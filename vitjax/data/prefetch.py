@@ -24,7 +24,10 @@ class DevicePrefetch:
         # The thread holds no reference to self, so that dropping the iterator (or leaving the program) ends it.
         weakref.finalize(self, self._stop.set)
         self._thread = threading.Thread(
-            target=_fill, args=(batches, sharding, self._queue, self._stop), name="prefetch_to_device", daemon=True
+            target=_fill,
+            args=(batches, sharding, self._queue, self._stop),
+            name="prefetch_to_device",
+            daemon=True,
         )
         self._thread.start()
 
@@ -77,7 +80,8 @@ def to_device(batch: Batch, sharding: jax.sharding.Sharding | None) -> Batch:
     if sharding is None:
         return jax.device_put(batch)
     return {
-        name: jax.make_array_from_process_local_data(sharding, np.asarray(values)) for name, values in batch.items()
+        name: jax.make_array_from_process_local_data(sharding, np.asarray(values))
+        for name, values in batch.items()
     }
 
 
@@ -88,8 +92,9 @@ def process_share(sharding: jax.sharding.Sharding, batch_size: int) -> tuple[int
     as when a tensor axis spans them, get the same index and so read the same data.
     """
     rows = [
-        (index[0].start or 0, batch_size if index[0].stop is None else index[0].stop)
+        index[0].indices(batch_size)[:2]
         for index in sharding.addressable_devices_indices_map((batch_size,)).values()
+        if index is not None
     ]
     first, end = min(start for start, _ in rows), max(stop for _, stop in rows)
     covered = {row for start, stop in rows for row in range(start, stop)}
@@ -103,7 +108,10 @@ def process_share(sharding: jax.sharding.Sharding, batch_size: int) -> tuple[int
 
 
 def _fill(
-    batches: Iterable[Batch], sharding: jax.sharding.Sharding | None, ready: "queue.Queue[Any]", stop: threading.Event
+    batches: Iterable[Batch],
+    sharding: jax.sharding.Sharding | None,
+    ready: "queue.Queue[Any]",
+    stop: threading.Event,
 ) -> None:
     iterator = None
     try:

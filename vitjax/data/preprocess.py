@@ -41,7 +41,10 @@ class Preprocess:
         if self.resize == "stretch":
             return resize(image, self.image_size, self.interpolation)
         if self.resize == "crop":
-            goal_height, goal_width = math.floor(height / self.crop_fraction), math.floor(width / self.crop_fraction)
+            goal_height, goal_width = (
+                math.floor(height / self.crop_fraction),
+                math.floor(width / self.crop_fraction),
+            )
             scale = max(goal_height / image.shape[0], goal_width / image.shape[1])
             image = resize(image, _scaled(image, scale, int), self.interpolation)
             top, left = round((image.shape[0] - height) / 2), round((image.shape[1] - width) / 2)
@@ -53,7 +56,9 @@ class Preprocess:
         canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
         return canvas
 
-    def normalize(self, images: UInt8[Array, "*B H W C"] | UInt8[np.ndarray, "*B H W C"]) -> Float32[Array, "*B H W C"]:
+    def normalize(
+        self, images: UInt8[Array, "*B H W C"] | UInt8[np.ndarray, "*B H W C"]
+    ) -> Float32[Array, "*B H W C"]:
         """(x / 255 - mean) / std in float32; a jax function, meant to be part of the compiled step."""
         return normalize(images, self.mean, self.std)
 
@@ -67,12 +72,17 @@ class Preprocess:
         unknown = set(fields) - set(cls.__dataclass_fields__)
         if unknown:
             known = ", ".join(cls.__dataclass_fields__)
-            raise ValueError(f"preprocessing has the unknown field {sorted(unknown)[0]!r}: expected some of {known}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+            raise ValueError(
+                f"preprocessing has the unknown field {sorted(unknown)[0]!r}: expected some of {known}"
+            )
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**values)
 
 
 def normalize(
-    images: UInt8[Array, "*B H W C"] | UInt8[np.ndarray, "*B H W C"], mean: tuple[float, ...], std: tuple[float, ...]
+    images: UInt8[Array, "*B H W C"] | UInt8[np.ndarray, "*B H W C"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
 ) -> Float32[Array, "*B H W C"]:
     """(x / 255 - mean) / std in float32, on whatever device the images are."""
     import jax.numpy as jnp  # here, so that processes that only prepare batches never load jax
@@ -93,7 +103,9 @@ def to_channels(image: UInt8[np.ndarray, "h w c"], channels: int) -> UInt8[np.nd
     raise ValueError(f"an image with {found} channels cannot become {channels}: expected 1 (grey) or 3 (RGB)")
 
 
-def resize(image: UInt8[np.ndarray, "h w C"], size: tuple[int, int], interpolation: str) -> UInt8[np.ndarray, "H W C"]:
+def resize(
+    image: UInt8[np.ndarray, "h w C"], size: tuple[int, int], interpolation: str
+) -> UInt8[np.ndarray, "H W C"]:
     """Pillow's resize (antialiased) to (height, width)."""
     if image.shape[:2] == size:
         return image

@@ -87,7 +87,11 @@ def _translate_y(picture: Image.Image, level: float, sign: float, fill: int) -> 
 
 def _affine(picture: Image.Image, matrix: tuple[float, ...], fill: int) -> Image.Image:
     return picture.transform(
-        picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=_color(picture, fill)
+        picture.size,
+        Image.Transform.AFFINE,
+        matrix,
+        Image.Resampling.BILINEAR,
+        fillcolor=_color(picture, fill),
     )
 
 

@@ -70,10 +70,12 @@ class RecordSource:
         input_key, target_key = _supervised(builder)
         features = builder.info.features
         try:
-            self._records = builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
+            self._records = builder.as_data_source(split=split, deserialize_method=raw)
         except ValueError as error:
             known = ", ".join(builder.info.splits)
-            raise ValueError(f"{builder.info.full_name} has no split {split!r}: expected one of {known}, or a slice") from error
+            name = builder.info.full_name
+            raise ValueError(f"{name} has no split {split!r}: expected one of {known}, or a slice") from error
         self._features = features
         # TFDS's own decoding leaves grey images of an RGB dataset without their three channels.
         self._skip = {key: tfds.decode.SkipDecoding() for key in features if _is_image(features[key])}
@@ -98,15 +100,21 @@ class RecordSource:
         if not self.in_memory:
             return self._decode(self._records[index], index)
         found = self._cache[index]
+        if isinstance(found, dict):
+            return dict(found)
         if found is None:
-            block = range(index - index % BLOCK, min(index - index % BLOCK + BLOCK, len(self)))
-            for place, record in zip(block, self._records.__getitems__(list(block)), strict=True):
-                if self._cache[place] is None:
-                    self._cache[place] = record
-            found = self._cache[index]
-        if not isinstance(found, dict):
-            found = self._cache[index] = self._decode(found, index)
-        return dict(found)
+            found = self._read_block(index)
+        example = self._cache[index] = self._decode(found, index)
+        return dict(example)
+
+    def _read_block(self, index: int) -> bytes:
+        first = index - index % BLOCK
+        block = list(range(first, min(first + BLOCK, len(self))))
+        records = self._records.__getitems__(block)
+        for place, record in zip(block, records, strict=True):
+            if self._cache[place] is None:
+                self._cache[place] = record
+        return records[index - first]
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker process fills its own cache rather than being sent ours.
@@ -120,7 +128,8 @@ class RecordSource:
         stored = self._features.deserialize_example_np(record, decoders=self._skip or None)
         example = {self._rename.get(key, key): value for key, value in stored.items()}
         for key in self._images:
-            example[key] = decode_record(example[key], name=f"example {index} of {self.info.dataset}[{self.info.split}]")
+            where = f"example {index} of {self.info.dataset}[{self.info.split}]"
+            example[key] = decode_record(example[key], name=where)
             example[key].flags.writeable = False  # shared by every epoch
         for key in self._texts:
             example[key] = example[key].decode()
@@ -141,7 +150,9 @@ def tokenizer_for(config: DataConfig) -> CharacterTokenizer:
     builder = load_builder(config.name, config.data_dir)
     alphabet = (builder.info.metadata or {}).get("alphabet")
     if not alphabet:
-        raise ValueError(f"{builder.info.full_name} states no alphabet: pass tokenizer=CharacterTokenizer(alphabet)")
+        raise ValueError(
+            f"{builder.info.full_name} states no alphabet: pass tokenizer=CharacterTokenizer(alphabet)"
+        )
     return CharacterTokenizer(alphabet)
 
 
@@ -154,7 +165,9 @@ def load_builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBui
     try:
         builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
-        raise ValueError(f"dataset {name!r} is not under {data_dir}. {_how_to_prepare(name, data_dir)}") from None
+        raise ValueError(
+            f"dataset {name!r} is not under {data_dir}. {_how_to_prepare(name, data_dir)}"
+        ) from None
     found = builder.info.file_format
     if found is None or found.value != "array_record":
         kind = found.value if found else "an unknown format"
@@ -228,7 +241,9 @@ def check_complete(builder: tfds.core.DatasetBuilder) -> None:
                 if reader is not None:
                     reader.close()
             if found != expected:
-                raise ValueError(f"{path} holds {found} examples, {expected} expected: the file is damaged; {remedy}")
+                raise ValueError(
+                    f"{path} holds {found} examples, {expected} expected: the file is damaged; {remedy}"
+                )
 
 
 def _supervised(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
@@ -247,14 +262,18 @@ def _supervised(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     )
 
 
-def _info(builder: tfds.core.DatasetBuilder, split: str, examples: int, given: str, target: Any) -> SourceInfo:
+def _info(
+    builder: tfds.core.DatasetBuilder, split: str, examples: int, given: str, target: Any
+) -> SourceInfo:
     label = target if isinstance(target, tfds.features.ClassLabel) else None
     if isinstance(target, tfds.features.Text):
         task: Task = "image_to_text" if given == "image" else "text_to_text"
     elif given == "image":
         task = "image_to_label"
     else:
-        raise ValueError(f"{builder.info.full_name} maps text to {type(target).__name__}: expected text to text")
+        raise ValueError(
+            f"{builder.info.full_name} maps text to {type(target).__name__}: expected text to text"
+        )
     return SourceInfo(
         dataset=builder.info.full_name,
         split=split,

@@ -36,7 +36,9 @@ class CharacterTokenizer:
     def _token_of(self) -> dict[str, int]:
         return {character: token for token, character in enumerate(self.alphabet, start=3)}
 
-    def encode(self, text: str, length: int | None = None, *, special: bool = True) -> Int32[np.ndarray, " T"]:
+    def encode(
+        self, text: str, length: int | None = None, *, special: bool = True
+    ) -> Int32[np.ndarray, " T"]:
         """Tokens of `text`: bos, characters, eos, then pad up to `length`; `special=False` leaves bos and eos out.
 
         Raises ValueError for a character outside the alphabet and for a text longer than `length`.
@@ -52,7 +54,9 @@ class CharacterTokenizer:
             tokens = [self.bos, *tokens, self.eos]
         length = len(tokens) if length is None else length
         if len(tokens) > length:
-            raise ValueError(f"text {text!r} takes {len(tokens)} tokens, more than max_length {length}: raise max_length")
+            raise ValueError(
+                f"text {text!r} takes {len(tokens)} tokens, max_length is {length}: raise max_length"
+            )
         encoded = np.full(length, self.pad, np.int32)
         encoded[: len(tokens)] = tokens
         return encoded
@@ -60,7 +64,11 @@ class CharacterTokenizer:
     def encode_batch(self, texts: Sequence[str], length: int | None = None) -> Int32[np.ndarray, "B T"]:
         """Rows of `encode`, padded to `length`, or to the longest where it is None."""
         length = max((len(text) + 2 for text in texts), default=0) if length is None else length
-        return np.stack([self.encode(text, length) for text in texts]) if texts else np.zeros((0, length), np.int32)
+        return (
+            np.stack([self.encode(text, length) for text in texts])
+            if texts
+            else np.zeros((0, length), np.int32)
+        )
 
     def decode(self, tokens: Int[np.ndarray, " T"] | Iterable[int]) -> str:
         """Text up to the first eos, without bos and pad; a token outside the vocabulary reads as U+FFFD."""
@@ -84,5 +92,7 @@ class CharacterTokenizer:
     def from_dict(cls, fields: dict[str, str]) -> "CharacterTokenizer":
         """The inverse of `to_dict`."""
         if fields.get("kind") != "characters" or not isinstance(fields.get("alphabet"), str):
-            raise ValueError(f"not a character tokenizer: found {fields!r}, expected kind 'characters' and an alphabet")
+            raise ValueError(
+                f"not a character tokenizer: found {fields!r}, expected kind 'characters' and an alphabet"
+            )
         return cls(fields["alphabet"])

@@ -30,7 +30,9 @@ def augment_image(
     if augment.color_jitter:
         image = color_jitter(image, augment.color_jitter, rng)
     if augment.rand_augment_layers:
-        image = rand_augment(image, augment.rand_augment_layers, augment.rand_augment_magnitude, config.fill, rng)
+        image = rand_augment(
+            image, augment.rand_augment_layers, augment.rand_augment_magnitude, config.fill, rng
+        )
     if augment.rotation or augment.shear or augment.scale or augment.shift:
         image = random_affine(image, augment, config.fill, rng)
     if augment.intensity:
@@ -114,5 +116,3 @@ def color_jitter(
     for index in rng.permutation(len(enhancers)):
         picture = enhancers[index](picture).enhance(1 + rng.uniform(-strength, strength))
     return from_pil(picture)
-
-

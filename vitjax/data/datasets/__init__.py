@@ -1,6 +1,7 @@
 """vitjax's own TFDS dataset builders: real and generated data that need no download and no TensorFlow."""
 
 from importlib import import_module
+from typing import Any
 
 _HOME = {
     "digits": ("vitjax.data.datasets.digits", "Digits"),
@@ -11,7 +12,7 @@ _HOME = {
 OWN = tuple(_HOME)
 
 
-def own_builder(name: str) -> type:
+def own_builder(name: str) -> Any:
     """The builder class of one of `OWN`; its module is imported only now."""
     module, builder = _HOME[name]
     return getattr(import_module(module), builder)

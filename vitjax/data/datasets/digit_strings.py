@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int64, UInt8
 
 from vitjax.data.datasets.digits import DigitSet, split_digits
-from vitjax.data.datasets.distortion import BOX, CELL, Distortion, distort
+from vitjax.data.datasets.distortion import BOX, CELL, Distortion, distort, undistorted
 from vitjax.data.datasets.encoding import png
 
 ALPHABET = "0123456789"
@@ -47,16 +47,21 @@ class Strings:
 
 
 def render(
-    digits: DigitSet, count: int, height: int, width: int, distortion: Distortion | None, rng: np.random.Generator
+    digits: DigitSet,
+    count: int,
+    height: int,
+    width: int,
+    distortion: Distortion | None,
+    rng: np.random.Generator,
 ) -> Strings:
-    """`count` strings of 1 to 6 of `digits`, every digit used equally often; `distortion=None` leaves them as they are."""
+    """`count` strings of 1 to 6 of `digits`, each used about equally often; without `distortion` as they are."""
     lengths = rng.integers(1, MAX_DIGITS + 1, count)
     used = np.arange(MAX_DIGITS) < lengths[:, None]  # [N, 6]
     chosen = _evenly(len(digits.labels), count * MAX_DIGITS, rng).reshape(count, MAX_DIGITS)
     x = _columns(used, width, rng)
     height_left = height - CELL
-    y = rng.integers(0, height_left + 1, (count, 1)) + rng.integers(-VERTICAL_JITTER, VERTICAL_JITTER + 1, used.shape)
-    y = np.clip(y, 0, height_left)
+    y = rng.integers(0, height_left + 1, (count, 1))
+    y = np.clip(y + rng.integers(-VERTICAL_JITTER, VERTICAL_JITTER + 1, used.shape), 0, height_left)
 
     sources = digits.images.astype(np.float32) / 255
     canvas = np.zeros((count, height + 2 * MARGIN, width + 2 * MARGIN), np.float32)
@@ -65,8 +70,9 @@ def render(
         rows = np.nonzero(used[:, place])[0]
         for part in np.array_split(rows, max(1, len(rows) // CHUNK)):
             cells = sources[chosen[part, place]]
-            strokes = distort(cells, distortion, rng) if distortion else np.pad(cells, ((0, 0), (MARGIN,) * 2, (MARGIN,) * 2))
-            at = (part[:, None, None], (y[part, place, None] + box)[:, :, None], (x[part, place, None] + box)[:, None, :])
+            strokes = distort(cells, distortion, rng) if distortion else undistorted(cells)
+            rows_at, columns_at = y[part, place, None] + box, x[part, place, None] + box
+            at = (part[:, None, None], rows_at[:, :, None], columns_at[:, None, :])
             canvas[at] = np.maximum(canvas[at], strokes)
     images = np.rint(canvas[:, MARGIN : MARGIN + height, MARGIN : MARGIN + width] * 255).astype(np.uint8)
 
@@ -117,7 +123,9 @@ class DigitStrings(tfds.core.GeneratorBasedBuilder):
             description="Strings of 1 to 6 real handwritten digits, jittered in place, touching or spaced.",
             features=tfds.features.FeaturesDict(
                 {
-                    "image": tfds.features.Image(shape=(canvas.height, canvas.width, 1), encoding_format="png"),
+                    "image": tfds.features.Image(
+                        shape=(canvas.height, canvas.width, 1), encoding_format="png"
+                    ),
                     "text": tfds.features.Text(),
                     "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.int32),
                     "digits": tfds.features.Tensor(shape=(None,), dtype=np.int64),
@@ -137,9 +145,10 @@ class DigitStrings(tfds.core.GeneratorBasedBuilder):
         strings = render(digits, COUNTS[split], canvas.height, canvas.width, distortion, rng)
         corners = np.stack([strings.x, strings.y, strings.x + CELL, strings.y + CELL], -1).astype(np.int32)
         for row, length in enumerate(strings.lengths):
-            yield row, {
+            example = {
                 "image": png(strings.images[row]),
                 "text": "".join(map(str, strings.labels[row, :length])),
                 "boxes": corners[row, :length],
                 "digits": strings.index[row, :length],
             }
+            yield row, example

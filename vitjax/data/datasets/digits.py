@@ -1,7 +1,8 @@
 """The 1,797 real 8x8 handwritten digits that scikit-learn ships (Alpaydin & Kaynak 1998, UCI test set)."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -13,7 +14,8 @@ TEST_DIGITS = 360
 SPLIT_SEED = 0
 
 
-class DigitSet(NamedTuple):
+@dataclass(frozen=True)
+class DigitSet:
     """Real digits: `images` uint8 [N, 8, 8], `labels` [N], `index` [N] into scikit-learn's array."""
 
     images: UInt8[np.ndarray, "N 8 8"]
@@ -30,10 +32,11 @@ def split_digits() -> dict[str, DigitSet]:
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # 17 grey levels, 0 to 16, onto 0 to 255
     labels = digits.target.astype(np.int64)
     everything = np.arange(len(labels), dtype=np.int64)
-    train, test = train_test_split(everything, test_size=TEST_DIGITS, stratify=labels, random_state=SPLIT_SEED)
-    return {
-        name: DigitSet(images[chosen], labels[chosen], chosen) for name, chosen in {"train": train, "test": test}.items()
-    }
+    train, test = train_test_split(
+        everything, test_size=TEST_DIGITS, stratify=labels, random_state=SPLIT_SEED
+    )
+    splits = {"train": train, "test": test}
+    return {name: DigitSet(images[chosen], labels[chosen], chosen) for name, chosen in splits.items()}
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -61,5 +64,5 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(digits) for split, digits in split_digits().items()}
 
     def _generate_examples(self, digits: DigitSet) -> Iterator[tuple[int, dict[str, Any]]]:
-        for image, label, index in zip(*digits, strict=True):
+        for image, label, index in zip(digits.images, digits.labels, digits.index, strict=True):
             yield int(index), {"image": png(image), "label": int(label), "index": index}

@@ -73,6 +73,12 @@ def distort(
     return np.clip(strokes, 0, 1)
 
 
+def undistorted(digits: Float32[np.ndarray, "N 8 8"]) -> Float32[np.ndarray, "N 12 12"]:
+    """The same digits in the middle of boxes of the same size."""
+    margin = (BOX - CELL) // 2
+    return np.pad(digits, ((0, 0), (margin, margin), (margin, margin)))
+
+
 def _smooth_field(count: int, deviation: float, rng: np.random.Generator) -> Float32[np.ndarray, "N 2 12 12"]:
     knots = rng.standard_normal((count, 2, 4, 4), np.float32) * np.float32(deviation)
     place = np.linspace(0, 3, BOX, dtype=np.float32)
@@ -83,7 +89,9 @@ def _smooth_field(count: int, deviation: float, rng: np.random.Generator) -> Flo
     return spread @ knots @ spread.T
 
 
-def _sample(digits: Float32[np.ndarray, "N 8 8"], source: Float[np.ndarray, "N 2 Y X"]) -> Float32[np.ndarray, "N Y X"]:
+def _sample(
+    digits: Float32[np.ndarray, "N 8 8"], source: Float[np.ndarray, "N 2 Y X"]
+) -> Float32[np.ndarray, "N Y X"]:
     side = CELL + 2 * PADDING
     padded = np.pad(digits, ((0, 0), (PADDING, PADDING), (PADDING, PADDING))).reshape(-1)
     y, x = np.moveaxis(np.clip(source, 0, side - 1.001), 1, 0)  # [N, BOX, BOX] each

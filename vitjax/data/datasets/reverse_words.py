@@ -20,14 +20,19 @@ def sentences(count: int, rng: np.random.Generator) -> list[str]:
     found: dict[str, None] = {}
     while len(found) < count:
         # Two words at least: single words would run out, and say nothing about order.
-        sentence = " ".join(WORDS[index] for index in rng.integers(len(WORDS), size=rng.integers(2, MAX_WORDS + 1)))
+        sentence = " ".join(
+            WORDS[index] for index in rng.integers(len(WORDS), size=rng.integers(2, MAX_WORDS + 1))
+        )
         if len(sentence) <= MAX_CHARACTERS:
             found[sentence] = None
     return list(found)
 
 
 class ReverseWords(tfds.core.GeneratorBasedBuilder):
-    """TFDS builder `reverse_words`: source `wind over river`, target `river over wind`. No sentence is in both splits."""
+    """TFDS builder `reverse_words`: source `wind over river`, target `river over wind`.
+
+    No sentence is in both splits.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "40,000 training and 1,000 test sentences."}
@@ -36,7 +41,9 @@ class ReverseWords(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description="Generated sentences of 2 to 5 English words, and the same words in reverse order.",
-            features=tfds.features.FeaturesDict({"source": tfds.features.Text(), "target": tfds.features.Text()}),
+            features=tfds.features.FeaturesDict(
+                {"source": tfds.features.Text(), "target": tfds.features.Text()}
+            ),
             supervised_keys=("source", "target"),
             metadata=tfds.core.MetadataDict(alphabet=ALPHABET),
         )

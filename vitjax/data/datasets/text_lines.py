@@ -102,15 +102,20 @@ class Lines:
         ImageDraw.Draw(page).text((left, baseline), text, fill=ink, font=font, anchor="ls")
         matrix = _tilt(rng)
         page = page.transform(
-            page.size, Image.Transform.AFFINE, matrix.reshape(-1).tolist(), Image.Resampling.BICUBIC, fillcolor=paper
+            page.size,
+            Image.Transform.AFFINE,
+            matrix.reshape(-1).tolist(),
+            Image.Resampling.BICUBIC,
+            fillcolor=paper,
         )
         page = page.filter(ImageFilter.GaussianBlur(rng.uniform(0, BLUR)))
-        noise = rng.standard_normal((HEIGHT, WIDTH), np.float32) * np.float32(max(0.0, rng.uniform(-NOISE, NOISE)))
+        noise = rng.standard_normal((HEIGHT, WIDTH), np.float32) * np.float32(
+            max(0.0, rng.uniform(-NOISE, NOISE))
+        )
         pixels = np.clip(np.rint(np.asarray(page, np.float32) + noise), 0, 255).astype(np.uint8)
 
-        corners = np.stack(
-            [left + ends[:-1], np.full(len(text), baseline - ascent), left + ends[1:], np.full(len(text), baseline + descent)], -1
-        )
+        rows = np.ones(len(text)) * baseline
+        corners = np.stack([left + ends[:-1], rows - ascent, left + ends[1:], rows + descent], axis=-1)
         return pixels, _moved(corners, matrix)
 
     def _ends(self, font: ImageFont.FreeTypeFont, text: str) -> np.ndarray:
@@ -128,7 +133,10 @@ class Lines:
 def _tilt(rng: np.random.Generator) -> np.ndarray:
     """Map [2, 3] from output to input pixels of a slight rotation and slant about the middle."""
     angle, shear = math.radians(rng.uniform(-ROTATION, ROTATION)), rng.uniform(-SHEAR, SHEAR)
-    linear = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) @ [[1, shear], [0, 1]]
+    linear = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) @ [
+        [1, shear],
+        [0, 1],
+    ]
     middle = np.array([WIDTH / 2, HEIGHT / 2])
     return np.concatenate([linear, (middle - linear @ middle)[:, None]], axis=1)
 
@@ -162,7 +170,7 @@ class TextLines(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Printed words, numbers and punctuation in six DejaVu fonts, 12 to 20 pixels high, slightly distorted.",
+            description="Printed words, numbers and punctuation in six DejaVu fonts of 12 to 20 pixels.",
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(HEIGHT, WIDTH, 1), encoding_format="png"),
