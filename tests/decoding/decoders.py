@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-STATES = 101
+STATES = 4093
 
 
 def make_table(

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from vitjax.decoding.beam_search import beam_search
@@ -20,9 +21,9 @@ def generate(
     params: Tree,
     source: Any,
     *,
-    source_mask: Bool[Array, "B S"] | None = None,
-    prompt: Int[Array, "B P"] | None = None,
-    prompt_mask: Bool[Array, "B P"] | None = None,
+    source_mask: Bool[Array | np.ndarray, "B S"] | None = None,
+    prompt: Int[Array | np.ndarray, "B P"] | None = None,
+    prompt_mask: Bool[Array | np.ndarray, "B P"] | None = None,
     stats: Tree | None = None,
     config: GenerationConfig,
 ) -> Sequences:
@@ -52,7 +53,7 @@ def encode(
     params: Tree,
     source: Any,
     *,
-    source_mask: Bool[Array, "B S"] | None = None,
+    source_mask: Bool[Array | np.ndarray, "B S"] | None = None,
     stats: Tree | None = None,
 ) -> Any:
     """The first program: what the model's encoder makes of the source. Arguments as in `generate`."""
@@ -64,8 +65,8 @@ def decode(
     params: Tree,
     encoded: Any,
     *,
-    prompt: Int[Array, "B P"] | None = None,
-    prompt_mask: Bool[Array, "B P"] | None = None,
+    prompt: Int[Array | np.ndarray, "B P"] | None = None,
+    prompt_mask: Bool[Array | np.ndarray, "B P"] | None = None,
     stats: Tree | None = None,
     config: GenerationConfig,
 ) -> Sequences:

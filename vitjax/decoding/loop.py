@@ -1,7 +1,7 @@
 """The loop over tokens: it leaves when every row is done and reads no more of the cache than is written."""
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ MAX_CHUNKS = (
 )
 
 
+@runtime_checkable
 class LoopState(Protocol):
     """What the loop looks at."""
 

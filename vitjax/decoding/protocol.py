@@ -1,6 +1,6 @@
 """What decoding asks of a model. Any object with these methods can be decoded; nothing needs to inherit."""
 
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
 
@@ -12,7 +12,7 @@ class Cache(Protocol):
     position: Int[Array, ""]
     """Number of positions written."""
 
-    def reorder(self, parents: Int[Array, "B K"]) -> Self:
+    def reorder(self, parents: Int[Array, "B K"]) -> "Cache":
         """Let beam k continue what beam `parents[b, k]` was."""
         ...
 

@@ -1,0 +1,153 @@
+"""Beam search against transformers' rules restated, against all sequences there are, and against itself."""
+
+import functools
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.decoding import reference
+from tests.decoding.decoders import DECODERS, STATES, Encoded, make_table
+from vitjax.decoding import GenerationConfig, beam_search
+
+ROWS = 20
+RANDOM_CONFIGS = 24
+ALIVE = -1e8  # see test_golden.py
+
+
+def search(model, starts, prompt, mask, config):
+    @jax.jit
+    def run(starts, prompt, mask):
+        return beam_search(model, Encoded(starts), prompt, mask, config=config)
+
+    return run(np.asarray(starts, np.int32), np.asarray(prompt, np.int32), mask)
+
+
+def draw(seed):
+    """A random vocabulary, table, prompts and options."""
+    random = np.random.default_rng(seed)
+    vocabulary = int(random.integers(6, 14))
+    count = random.choice(4, p=[0.1, 0.4, 0.3, 0.2])
+    stops = tuple(int(i) for i in random.choice(vocabulary, count, replace=False))
+    new = int(random.choice([1, 3, 8, 14, 45]))
+    length = int(random.integers(1, 4))
+    beams = int(random.integers(1, 7))
+    config = GenerationConfig(
+        num_beams=beams,
+        num_return_sequences=int(random.integers(1, beams + 1)),
+        max_new_tokens=new,
+        eos_token_id=stops,
+        pad_token_id=int(random.integers(vocabulary)),
+        length_penalty=float(random.choice([1.0, 0.0, -1.0, 0.6, 2.0, -0.3])),
+        early_stopping=[True, False, "never"][seed % 3],
+        min_length=int(random.integers(0, length + new + 1)) if random.random() < 0.4 else 0,
+    )
+    bias = float(random.choice([-1.0, 0.0, 1.0, 2.0]))
+    table = make_table(seed, vocabulary, scale=float(random.choice([0.7, 1.5, 3.0])), stops=stops, bias=bias)
+    prompt = random.integers(0, vocabulary, (ROWS, length))
+    real = random.integers(1, length + 1, ROWS)
+    mask = np.arange(length)[None] >= length - real[:, None] if random.random() < 0.5 else None
+    return config, table, prompt, mask
+
+
+@pytest.mark.parametrize("seed", range(RANDOM_CONFIGS))
+def test_matches_the_restatement(seed):
+    config, table, prompt, mask = draw(seed)
+    model = list(DECODERS.values())[seed // 3 % 2](table)
+    starts = np.random.default_rng(seed).integers(0, STATES, ROWS)
+    out = search(model, starts, prompt, mask, config)
+    length = prompt.shape[1]
+    for row in range(ROWS):
+        logits = reference.table_logits(table, starts[row], None if mask is None else mask[row].tolist())
+        for n, (tokens, score) in enumerate(reference.beam_search(logits, prompt[row].tolist(), config)):
+            if score < ALIVE:
+                continue
+            end = int(out.lengths[row, n])
+            assert out.tokens[row, n, :end].tolist() == tokens
+            assert set(out.tokens[row, n, end:].tolist()) <= {config.filler}
+            np.testing.assert_allclose(out.scores[row, n], score, atol=1e-5, rtol=1e-5)
+            log_probs = np.asarray(out.token_log_probs[row, n])
+            assert not log_probs[:length].any() and not log_probs[end:].any()
+            total = log_probs.sum() / (end - length) ** config.length_penalty
+            np.testing.assert_allclose(total, score, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 0.0, -1.0])
+@pytest.mark.parametrize("kind", DECODERS)
+def test_wide_enough_beams_find_every_sequence_in_order(kind, penalty):
+    # 3 new tokens of 4, one of them EOS: 1 + 3 + 9 * 4 = 40 sequences. 40 beams keep them all.
+    config = GenerationConfig(
+        num_beams=40, num_return_sequences=40, max_new_tokens=3, eos_token_id=3, length_penalty=penalty
+    )
+    table = make_table(7, 4, stops=(3,), bias=1.0)
+    rows = 8
+    out = search(DECODERS[kind](table), np.arange(rows), np.zeros((rows, 1)), None, config)
+    for row in range(rows):
+        everything = list(reference.every_sequence(reference.table_logits(table, row), [0], config))
+        assert len(everything) == 40
+        everything.sort(key=lambda found: -found[1])
+        np.testing.assert_allclose(out.scores[row], [score for _, score in everything], atol=1e-5)
+        close = {i for i, (a, b) in enumerate(itertools.pairwise(everything)) if a[1] - b[1] < 1e-5}
+        for n, (tokens, _) in enumerate(everything):
+            if not {n, n - 1} & close:
+                assert out.tokens[row, n, : out.lengths[row, n]].tolist() == tokens
+
+
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+def test_narrow_beams_find_no_better_than_the_best(early_stopping):
+    config = GenerationConfig(num_beams=2, max_new_tokens=5, eos_token_id=0, early_stopping=early_stopping)
+    table = make_table(8, 4, stops=(0,), bias=0.5)
+    out = search(DECODERS["state"](table), np.arange(8), np.ones((8, 1)), None, config)
+    found = 0
+    for row in range(8):
+        everything = dict()
+        for tokens, score in reference.every_sequence(reference.table_logits(table, row), [1], config):
+            everything[tuple(tokens)] = score
+        best = max(everything, key=everything.__getitem__)
+        tokens = tuple(out.tokens[row, 0, : out.lengths[row, 0]].tolist())
+        assert everything[tokens] == pytest.approx(float(out.scores[row, 0]), abs=1e-5)
+        assert everything[tokens] <= everything[best] + 1e-5
+        found += tokens == best
+    assert found >= 2
+
+
+PERMUTED = GenerationConfig(
+    num_beams=3, num_return_sequences=2, max_new_tokens=10, eos_token_id=(2, 4), length_penalty=0.7
+)
+
+
+@functools.cache
+def permuted_search():
+    model = DECODERS["slots"](make_table(9, 8, stops=(2, 4), bias=1.0))
+
+    @jax.jit
+    def run(starts, prompt):
+        return beam_search(model, Encoded(starts), prompt, config=PERMUTED)
+
+    return run
+
+
+@given(data=st.data())
+def test_a_row_does_not_depend_on_the_rest_of_the_batch(data):
+    rows = 6
+    numbers = st.lists(st.integers(0, STATES - 1), min_size=rows, max_size=rows)
+    starts = np.asarray(data.draw(numbers), np.int32)
+    order = np.asarray(data.draw(st.permutations(range(rows))))
+    prompt = np.arange(rows, dtype=np.int32)[:, None]
+    run = permuted_search()
+    out, permuted = run(starts, prompt), run(starts[order], prompt[order])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a)[order], b), out, permuted)
+
+    others = np.asarray(data.draw(numbers), np.int32)
+    others[0] = starts[0]
+    alone = run(others, prompt)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[0]), out, alone)
+
+
+def test_too_small_a_vocabulary():
+    config = GenerationConfig(num_beams=2, eos_token_id=(0, 1, 2))
+    with pytest.raises(ValueError, match="expected 4 tokens or more"):
+        search(DECODERS["state"](make_table(0, 3)), np.arange(2), np.ones((2, 1)), None, config)

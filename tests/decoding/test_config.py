@@ -1,0 +1,63 @@
+import pytest
+
+from vitjax.decoding import GenerationConfig
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"num_return_sequences": 3, "num_beams": 2}, "raise num_beams"),
+        ({"num_beams": 0}, "num_beams=0"),
+        ({"max_length": 0}, "max_length=0"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"min_length": -1}, "min_length=-1"),
+        ({"eos_token_id": -1}, "eos_token_id=-1"),
+        ({"eos_token_id": [2, 2]}, "twice"),
+        ({"pad_token_id": -1}, "pad_token_id=-1"),
+        ({"early_stopping": "always"}, "'never'"),
+        ({"early_stopping": 1}, "'never'"),
+        ({"length_penalty": float("nan")}, "finite"),
+    ],
+)
+def test_bad_options_are_refused(options, told):
+    with pytest.raises(ValueError, match=told):
+        GenerationConfig(**options)
+
+
+def test_no_room_after_the_prompt():
+    with pytest.raises(ValueError, match="no room after a decoder prompt of 3 tokens"):
+        GenerationConfig(max_length=3).limits(3)
+    assert GenerationConfig(max_length=4).limits(3).maximum == 4
+
+
+def test_minimum_above_maximum():
+    with pytest.raises(ValueError, match="minimum length 9 is above the maximum length 8"):
+        GenerationConfig(max_length=8, min_length=9).limits(1)
+
+
+def test_lengths_without_the_prompt_go_first():
+    config = GenerationConfig(max_length=100, max_new_tokens=5, min_length=90, min_new_tokens=2)
+    assert config.limits(3) == (3, 5, 8)
+    assert GenerationConfig().limits(1).maximum == 21  # 20 new tokens, as in transformers
+
+
+def test_eos_ids_hash_and_compare_as_a_tuple():
+    several = GenerationConfig(eos_token_id=[2, 3])
+    assert several == GenerationConfig(eos_token_id=(2, 3))
+    assert hash(several) == hash(GenerationConfig(eos_token_id=(2, 3)))
+    assert GenerationConfig(eos_token_id=0).stop_ids == (0,)
+    assert GenerationConfig().stop_ids == ()
+
+
+@pytest.mark.parametrize(
+    ("pad", "eos", "filler"), [(0, 2, 0), (7, 2, 7), (None, (3, 2), 3), (None, None, 0), (0, None, 0)]
+)
+def test_filler(pad, eos, filler):
+    assert GenerationConfig(pad_token_id=pad, eos_token_id=eos).filler == filler
+
+
+def test_start_id():
+    assert GenerationConfig(bos_token_id=1).start_id == 1
+    assert GenerationConfig(bos_token_id=1, decoder_start_token_id=0).start_id == 0
+    with pytest.raises(ValueError, match="decoder_start_token_id"):
+        _ = GenerationConfig().start_id
