@@ -357,6 +357,18 @@ def test_an_error_in_the_background_surfaces_once_and_saving_goes_on(tmp_path, m
     )
 
 
+def test_a_failed_save_does_not_hide_the_error_that_ends_the_program(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoints, "seal", full)
+    with pytest.raises(ZeroDivisionError), Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, make_state())
+        raise ZeroDivisionError
+    assert "step 1 was not saved" in caplog.text
+    Checkpointer(tmp_path).close()  # the lock is free
+
+
 WRITE_LIMIT = """
 import json, resource, signal, sys
 import vitjax, jax.numpy as jnp, numpy as np

@@ -151,8 +151,13 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except SaveFailed as failure:
+            if kind is None:
+                raise
+            _log.error("%s", failure)  # the error that ends the program comes first
 
     def _open(self) -> int:
         self.directory.mkdir(parents=True, exist_ok=True)
