@@ -243,6 +243,8 @@ def test_bad_calls_get_one_clear_line(tmp_path):
             checkpointer.save(1, make_state(), {"path": tmp_path})
         with pytest.raises(ValueError, match="is not JSON"):
             checkpointer.save(1, make_state(), {"loss": float("nan")})
+        with pytest.raises(ValueError, match="would come back changed"):
+            checkpointer.save(1, make_state(), {"size": (16, 64)})
         with pytest.raises(ValueError, match="expected 1; leave it out"):
             checkpointer.save(1, make_state(), {"step": 2})
         with pytest.raises(ValueError, match="params/w is a float"):
@@ -283,7 +285,7 @@ def test_rotation_renames_before_it_deletes(tmp_path, monkeypatch):
     with Checkpointer(tmp_path, keep=1) as checkpointer:
         checkpointer.save(1, {"a": jnp.ones(2)})
         checkpointer.wait()
-        monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda path, **_: deleted.append(Path(path).name))
+        monkeypatch.setattr(shutil, "rmtree", lambda path, **_: deleted.append(Path(path).name))
         checkpointer.save(2, {"a": jnp.ones(2)})
         checkpointer.wait()
     monkeypatch.undo()

@@ -1,23 +1,12 @@
 """Checkpoints that are whole or noticed: Orbax writes the arrays, vitjax seals them.
 
-    <directory>/
-      lock                        who writes here
-      step_00000200/              sealed: what restore reads
-        arrays/                   Orbax
-        metadata.json             the array specs and the caller's metadata
-        seal.sha256               written last
-      step_00000300.writing/      not finished; removed by the next writer
-      step_00000100.damaged/      set aside by restore, never deleted
-
 A step directory gets its final name only after its seal is on disk, and loses it by a rename before any of it is
 deleted: what is listed is whole. All processes call every method of `Checkpointer` together; process 0 seals, names
 and deletes. Directories are on a POSIX file system that all processes share.
 """
 
-import json
 import logging
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable, Collection
@@ -29,11 +18,21 @@ import orbax.checkpoint as ocp
 from vitjax.parallel.processes import any_process, from_primary, is_primary
 from vitjax.training import stored_arrays
 from vitjax.training.lock import WriterLock
-from vitjax.training.seal import Damaged, fsync_directory, is_sealed, seal, verify
+from vitjax.training.seal import Damaged, fsync_directory, seal, verify
+from vitjax.training.step_directories import (
+    METADATA,
+    intact_step,
+    leftovers,
+    load_document,
+    local_directory,
+    make_document,
+    no_checkpoint,
+    step_label,
+    step_place,
+    steps,
+)
 from vitjax.training.stored_arrays import Spec
 
-METADATA = "metadata.json"
-_STEP = re.compile(r"step_(\d{8,})")
 _BARRIER_MILLISECONDS = 1_200_000
 _log = logging.getLogger("vitjax")
 
@@ -59,7 +58,7 @@ class Checkpointer:
     def __init__(self, directory: str | os.PathLike[str], keep: int = 3):
         if keep < 1:
             raise ValueError(f"keep={keep}: expected at least 1 checkpoint to keep")
-        self.directory = _local(directory)
+        self.directory = local_directory(directory)
         self._keep = keep
         self._lock: WriterLock | None = None
         self._thread: threading.Thread | None = None
@@ -88,13 +87,13 @@ class Checkpointer:
         step = int(step)
         if step in self._current:
             return False
-        if from_primary(_place(self.directory, step).exists()):
+        if from_primary(step_place(self.directory, step).exists()):
             raise ValueError(
                 f"{self.directory} already holds step {step} of another run; "
                 "resume from the newest step, or write to another directory"
             )
-        document = _document(step, stored_arrays.spec_of(state), metadata or {})
-        writing = _place(self.directory, step, ".writing")
+        document = make_document(step, stored_arrays.spec_of(state), metadata or {})
+        writing = step_place(self.directory, step, ".writing")
         if is_primary():
             shutil.rmtree(writing, ignore_errors=True)
             writing.mkdir()
@@ -132,7 +131,7 @@ class Checkpointer:
             ValueError: `step` is given and damaged, or shapes, dtypes or names of arrays differ from the target's.
         """
         self.wait()
-        chosen = _all_processes(lambda: _intact_step(self.directory, step, self._set_aside))
+        chosen = _all_processes(lambda: intact_step(self.directory, step, self._set_aside))
         state, metadata = _read(self._orbax, self.directory, chosen, target, None)
         self._current = {chosen}
         return state, metadata
@@ -162,9 +161,8 @@ class Checkpointer:
     def _open(self) -> int:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock = WriterLock(self.directory)
-        for leftover in self.directory.iterdir():
-            if _STEP.fullmatch(leftover.stem) and leftover.suffix in (".writing", ".deleting"):
-                shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in leftovers(self.directory):
+            shutil.rmtree(leftover, ignore_errors=True)
         return 0
 
     def _join(self) -> SaveFailed | None:
@@ -181,8 +179,8 @@ class Checkpointer:
             try:
                 if is_primary():
                     (writing / METADATA).write_text(document)
-                    seal(writing, _label(step))
-                    os.rename(writing, _place(self.directory, step))
+                    seal(writing, step_label(step))
+                    os.rename(writing, step_place(self.directory, step))
                     fsync_directory(self.directory)
             finally:
                 ocp.multihost.get_barrier_sync_fn()(key=f"sealed_{step}", timeout_ms=_BARRIER_MILLISECONDS)
@@ -198,29 +196,23 @@ class Checkpointer:
 
     def _rotate(self) -> None:
         for step in steps(self.directory)[: -self._keep]:
-            going = _place(self.directory, step, ".deleting")
+            going = step_place(self.directory, step, ".deleting")
             try:
-                os.rename(_place(self.directory, step), going)
+                os.rename(step_place(self.directory, step), going)
                 fsync_directory(self.directory)
                 shutil.rmtree(going)
             except OSError as error:
                 _log.warning("%s: old step %d could not be removed: %s", self.directory, step, error)
 
     def _set_aside(self, step: int, damage: Damaged) -> None:
-        place = _place(self.directory, step)
-        aside, count = _place(self.directory, step, ".damaged"), 1
+        place = step_place(self.directory, step)
+        aside, count = step_place(self.directory, step, ".damaged"), 1
         while aside.exists():
             count += 1
-            aside = _place(self.directory, step, f".damaged-{count}")
+            aside = step_place(self.directory, step, f".damaged-{count}")
         os.rename(place, aside)
         fsync_directory(self.directory)
         _log.warning("%s: step %d is damaged (%s), set aside as %s", self.directory, step, damage, aside.name)
-
-
-def steps(directory: str | os.PathLike[str]) -> list[int]:
-    """The sealed steps in `directory`, oldest first; [] if there is none or no directory."""
-    directory = Path(directory)
-    return [step for step in _named_steps(directory) if is_sealed(_place(directory, step))]
 
 
 def restore(
@@ -240,12 +232,12 @@ def restore(
         only: top-level names of the state, e.g. ("params", "stats", "ema"); the rest (the optimizer) is neither read
             nor need it be known. Names that the state does not have are left out.
     """
-    directory = _local(directory)
+    directory = local_directory(directory)
 
     def report(step: int, damage: Damaged) -> None:
         _log.warning("%s: step %d is damaged (%s), passed over", directory, step, damage)
 
-    chosen = _all_processes(lambda: _intact_step(directory, step, report))
+    chosen = _all_processes(lambda: intact_step(directory, step, report))
     reader = _orbax()
     try:
         return _read(reader, directory, chosen, target, only)
@@ -260,92 +252,25 @@ def describe(directory: str | os.PathLike[str], step: int | None = None) -> tupl
         FileNotFoundError: there is no such checkpoint.
         ValueError: its seal or its metadata is damaged.
     """
-    directory = _local(directory)
+    directory = local_directory(directory)
     chosen = max(steps(directory), default=None) if step is None else step
-    if chosen is None or not _place(directory, chosen).exists():
-        raise _no_checkpoint(directory, step)
+    if chosen is None or not step_place(directory, chosen).exists():
+        raise no_checkpoint(directory, step)
     try:
-        verify(_place(directory, chosen), _label(chosen), only=(METADATA,))
+        verify(step_place(directory, chosen), step_label(chosen), only=(METADATA,))
     except Damaged as damage:
         raise ValueError(f"{directory}: step {chosen} is damaged ({damage})") from None
-    return _load_document(directory, chosen)
+    return load_document(directory, chosen)
 
 
 def _read(
     reader: ocp.AsyncCheckpointer, directory: Path, step: int, target: Any, only: Collection[str] | None
 ) -> tuple[Any, dict[str, Any]]:
-    stored, metadata = _load_document(directory, step)
+    stored, metadata = load_document(directory, step)
     stored = stored_arrays.selected(stored, only)
     if target is not None:
         stored_arrays.require_same(stored, stored_arrays.spec_of(target), f"{directory} step {step}")
-    return stored_arrays.read(reader, _place(directory, step) / "arrays", stored, target), metadata
-
-
-def _intact_step(directory: Path, step: int | None, report: Callable[[int, Damaged], None]) -> int:
-    """The newest step (or the given one) that verifies; `report` hears of each that does not."""
-    candidates = [step] if step is not None else _named_steps(directory)[::-1]
-    damaged = 0
-    for candidate in candidates:
-        place = _place(directory, candidate)
-        try:
-            verify(place, _label(candidate))
-            return candidate
-        except Damaged as damage:
-            if not place.exists():  # never there, or rotated away by the writer while we read
-                continue
-            damaged += 1
-            report(candidate, damage)
-            if step is not None:
-                raise ValueError(
-                    f"{directory}: step {step} is damaged ({damage}); leave out the step to fall back"
-                ) from None
-    raise _no_checkpoint(directory, step, damaged)
-
-
-def _no_checkpoint(directory: Path, step: int | None, damaged: int = 0) -> FileNotFoundError:
-    if step is not None:
-        there = ", ".join(map(str, steps(directory))) or "none"
-        return FileNotFoundError(f"{directory} holds no checkpoint of step {step}; steps there: {there}")
-    if damaged:
-        return FileNotFoundError(f"{directory} holds no intact checkpoint: all {damaged} are damaged")
-    return FileNotFoundError(f"{directory} holds no checkpoint")
-
-
-def _document(step: int, spec: Spec, metadata: dict[str, Any]) -> str:
-    if metadata.get("step", step) != step:
-        raise ValueError(
-            f'metadata["step"] is {metadata["step"]}, expected {step}; leave it out, it is added'
-        )
-    try:
-        return json.dumps({"arrays": spec, "metadata": {**metadata, "step": step}}, indent=1, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the metadata of step {step} is not JSON: {error}") from None
-
-
-def _load_document(directory: Path, step: int) -> tuple[Spec, dict[str, Any]]:
-    document = json.loads((_place(directory, step) / METADATA).read_text())
-    return document["arrays"], document["metadata"]
-
-
-def _named_steps(directory: Path) -> list[int]:
-    names = os.listdir(directory) if directory.is_dir() else []
-    return sorted(int(match[1]) for match in map(_STEP.fullmatch, names) if match)
-
-
-def _place(directory: Path, step: int, suffix: str = "") -> Path:
-    return directory / f"step_{step:08d}{suffix}"
-
-
-def _label(step: int) -> str:
-    return f"step {step}"
-
-
-def _local(directory: str | os.PathLike[str]) -> Path:
-    if "://" in str(directory):
-        raise ValueError(
-            f"{directory}: checkpoints need a file system with rename; mount the bucket and give its path"
-        )
-    return Path(directory).absolute()
+    return stored_arrays.read(reader, step_place(directory, step) / "arrays", stored, target), metadata
 
 
 class _RaisedAnyway(logging.Filter):

@@ -42,7 +42,7 @@ def seal(directory: Path, label: str) -> None:
     directories = []
     for parent, _, names in os.walk(directory):
         directories.append(Path(parent))
-        for path in (Path(parent) / name for name in names):
+        for path in (directories[-1] / name for name in names):
             if path == directory / SEAL:
                 continue
             relative = path.relative_to(directory).as_posix()
@@ -51,8 +51,8 @@ def seal(directory: Path, label: str) -> None:
                     f"cannot seal {path}: only plain files with plain names belong into a checkpoint"
                 )
             lines.append(f"{_digest(path, sync=True)}  {relative}\n")
-    for parent in reversed(directories):
-        fsync_directory(parent)
+    for path in reversed(directories):
+        fsync_directory(path)
 
     body = "".join([lines[0], *sorted(lines[1:], key=lambda line: line[66:])]).encode()
     temporary = directory / f"{SEAL}.writing"
