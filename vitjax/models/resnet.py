@@ -1,7 +1,7 @@
 """The residual network: the convolutional baseline, and an image encoder for decoders with attention."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ class ResNetConfig:
     kind: Literal["resnet"] = "resnet"
 
     @classmethod
-    def standard(cls, variant: str, **options: Any) -> Self:
+    def standard(cls, variant: str, **options: Any) -> "ResNetConfig":
         """ResNet-18, -34, -50, -101 or -152, such as `standard("50", num_classes=1000)`; `options` are fields."""
         if variant not in SIZES:
             raise ValueError(f"no variant {variant!r}: write one of {', '.join(SIZES)}")
@@ -62,6 +62,11 @@ class ResNetConfig:
     def output_width(self) -> int:
         """Features of each token."""
         return EXPANSION[self.block] * self.widths[-1]
+
+    @property
+    def prefix(self) -> int:
+        """Number of tokens before those of the grid: none."""
+        return 0
 
     def grid(self, image_size: tuple[int, int]) -> Grid:
         """Rows and columns of the last feature map, whose cells are the tokens, row by row."""
@@ -107,13 +112,16 @@ class ResNet(nnx.Module):
         self, images: Float[Array, "B H W ch"], *, train: bool, key: Array | None = None
     ) -> Features:
         """The last feature map of normalised images of any size, its cells as tokens, and their mean."""
+        tokens = self._tokens(images, train=train)
+        return Features(tokens, jnp.mean(tokens, axis=1))
+
+    def _tokens(self, images: Float[Array, "B H W ch"], *, train: bool) -> Float[Array, "B N D"]:
         x = jax.nn.relu(self.norm_stem(self.conv_stem(images.astype(self.config.dtype)), train=train))
         if self.config.stem == "imagenet":
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for name, _, _ in _blocks(self.config):
             x = getattr(self, name)(x, train=train)  # [B, h, w, D]
-        tokens = x.reshape(x.shape[0], -1, x.shape[-1])  # [B, N, D]
-        return Features(tokens, jnp.mean(tokens, axis=1))
+        return x.reshape(x.shape[0], -1, x.shape[-1])
 
     def encode(
         self,
@@ -126,7 +134,7 @@ class ResNet(nnx.Module):
         """Tokens for a decoder to attend to; images have no padding, so `source_mask` must be None."""
         if source_mask is not None:
             raise ValueError("an image encoder takes no source_mask")
-        return self.features(images, train=train).tokens, None
+        return self._tokens(images, train=train), None
 
     def __call__(
         self, images: Float[Array, "B H W ch"], *, train: bool, key: Array | None = None
@@ -134,7 +142,8 @@ class ResNet(nnx.Module):
         """Class logits in float32 of normalised images."""
         if not self.config.num_classes:
             raise ValueError("this ResNet has no head (num_classes=0): use .features")
-        return self.head(self.features(images, train=train).pooled).astype(jnp.float32)
+        pooled = jnp.mean(self._tokens(images, train=train), axis=1)  # [B, D]
+        return self.head(pooled).astype(jnp.float32)
 
 
 def _blocks(config: ResNetConfig) -> list[tuple[str, int, int]]:

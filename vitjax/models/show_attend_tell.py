@@ -1,11 +1,11 @@
 """Show, Attend and Tell: a recurrent decoder that looks at one part of an image after another."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx, struct
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.models.decoder import DecoderOutput
@@ -47,8 +47,7 @@ class ShowAttendTellConfig:
         return ShowAttendTell(self, rngs=rngs)
 
 
-@struct.dataclass
-class Context:
+class Context(NamedTuple):
     """What the decoder looks at, prepared once for all steps and beams.
 
     Attributes:
@@ -62,8 +61,7 @@ class Context:
     mask: Bool[Array, "B S"] | None
 
 
-@struct.dataclass
-class RecurrentCache:
+class RecurrentCache(NamedTuple):
     """The decoder's cache: a state [B, K, W] for each beam, and the context they share.
 
     `position` is the number of positions written.
@@ -73,10 +71,10 @@ class RecurrentCache:
     state: LSTMState
     position: Int[Array, ""]
 
-    def reorder(self, parents: Int[Array, "B K"]) -> Self:
+    def reorder(self, parents: Int[Array, "B K"]) -> "RecurrentCache":
         """Let beam k continue what beam `parents[b, k]` was."""
         state = jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, parents[:, :, None], axis=1), self.state)
-        return self.replace(state=state)
+        return self._replace(state=state)
 
 
 class Glimpse(NamedTuple):
@@ -196,7 +194,7 @@ class ShowAttendTell(nnx.Module):
         state = jax.tree.map(lambda leaf: leaf[:, :1], cache.state)
         hidden, vectors, _, state = self._run(cache.context, tokens, state, prompt_mask, return_weights=False)
         logits = self._logits(hidden[:, -1], vectors[:, -1], tokens[:, -1], train=False)
-        cache = cache.replace(state=_beams(state, num_beams), position=cache.position + prompt.shape[1])
+        cache = cache._replace(state=_beams(state, num_beams), position=cache.position + prompt.shape[1])
         return logits, cache
 
     def step(
@@ -206,7 +204,7 @@ class ShowAttendTell(nnx.Module):
         embedded = self._embed(tokens, train=False)  # [B, K, E]
         state, glimpse = self._advance(cache.context, self.cell.input(embedded), cache.state)
         logits = self._logits(state.hidden, glimpse.vector, embedded, train=False)
-        return logits, cache.replace(state=state, position=cache.position + 1)
+        return logits, cache._replace(state=state, position=cache.position + 1)
 
     def _start(self, encoded: Encoded) -> tuple[Context, LSTMState]:
         """The context of a row and the state [B, 1, W] that its mean feature starts the decoder with."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vitjax.nn.norms import BatchNorm, make_norm
+from vitjax.nn.norms import BatchNorm
 
 ResidualKind = Literal["basic", "bottleneck"]
 
@@ -39,11 +39,17 @@ def convolution(
 
 
 def batch_norm(width: int, *, zero_scale: bool = False, dtype: str = "float32", rngs: nnx.Rngs) -> BatchNorm:
-    """BatchNorm with torchvision's epsilon; `zero_scale` lets a residual branch begin as nothing."""
-    norm = make_norm("batch", width, epsilon=1e-5, dtype=dtype, rngs=rngs)
-    if zero_scale:
-        norm.scale[...] = jnp.zeros(width)
-    return norm
+    """BatchNorm with torchvision's epsilon and momentum; `zero_scale` lets a residual branch begin as nothing."""
+    return BatchNorm(
+        width,
+        momentum=0.9,
+        epsilon=1e-5,
+        use_fast_variance=False,
+        scale_init=nnx.initializers.zeros if zero_scale else nnx.initializers.ones,
+        dtype=jnp.dtype(dtype),
+        param_dtype=jnp.float32,
+        rngs=rngs,
+    )
 
 
 class ResidualBlock(nnx.Module):
@@ -69,21 +75,21 @@ class ResidualBlock(nnx.Module):
         rngs: nnx.Rngs,
     ):
         outputs = EXPANSION[kind] * width
-        if kind == "basic":
-            shapes = ((3, width, stride), (3, outputs, 1))
-        else:
-            shapes = ((1, width, 1), (3, width, stride), (1, outputs, 1))
+        shapes: dict[ResidualKind, tuple[tuple[int, int, int], ...]] = {
+            "basic": ((3, width, stride), (3, outputs, 1)),
+            "bottleneck": ((1, width, 1), (3, width, stride), (1, outputs, 1)),
+        }
+        self.depth = len(shapes[kind])
         features = inputs
-        for i, (size, out, step) in enumerate(shapes, start=1):
+        for i, (size, out, step) in enumerate(shapes[kind], start=1):
             setattr(self, f"conv{i}", convolution(features, out, size, stride=step, dtype=dtype, rngs=rngs))
-            last = i == len(shapes)
-            setattr(self, f"norm{i}", batch_norm(out, zero_scale=last, dtype=dtype, rngs=rngs))
+            norm = batch_norm(out, zero_scale=i == self.depth, dtype=dtype, rngs=rngs)
+            setattr(self, f"norm{i}", norm)
             features = out
         self.projects = stride != 1 or inputs != outputs
         if self.projects:
             self.conv_shortcut = convolution(inputs, outputs, 1, stride=stride, dtype=dtype, rngs=rngs)
             self.norm_shortcut = batch_norm(outputs, dtype=dtype, rngs=rngs)
-        self.depth = len(shapes)
 
     def __call__(self, x: Float[Array, "B H W D"], *, train: bool) -> Float[Array, "B h w E"]:
         branch = x

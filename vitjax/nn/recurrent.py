@@ -1,28 +1,29 @@
 """The long short-term memory: a cell with its state outside, and the loop over time."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 
 class LSTMState(NamedTuple):
-    """`hidden` [..., D]: what the cell says, in the dtype of the arithmetic; `cell` [..., D]: what it keeps, float32."""
+    """`hidden` [..., D]: what the cell says, in the compute dtype; `cell` [..., D]: what it keeps, in float32."""
 
     hidden: Array
     cell: Array
 
 
-def _orthogonal_gates(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
+def _orthogonal_gates(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
     """An orthogonal matrix for each of the four gates (Saxe et al. 2014)."""
     width = shape[0]
     gates = [nnx.initializers.orthogonal()(k, (width, width), dtype) for k in jax.random.split(key, 4)]
     return jnp.concatenate(gates, axis=-1)
 
 
-def _remembering(key: Array, shape: tuple[int], dtype: jnp.dtype) -> Array:
+def _remembering(key: Array, shape: tuple[int], dtype: DTypeLike) -> Array:
     """Biases of the gates: 1 for the forget gate, so that a new cell remembers, else 0."""
     width = shape[0] // 4
     return jnp.zeros(shape, dtype).at[width : 2 * width].set(1)
@@ -35,7 +36,7 @@ class LSTMCell(nnx.Module):
     """
 
     def __init__(self, input_width: int, width: int, *, dtype: str = "float32", rngs: nnx.Rngs):
-        common = dict(dtype=jnp.dtype(dtype), param_dtype=jnp.float32, rngs=rngs)
+        common: dict[str, Any] = dict(dtype=jnp.dtype(dtype), param_dtype=jnp.float32, rngs=rngs)
         self.input = nnx.Linear(input_width, 4 * width, bias_init=_remembering, **common)
         self.hidden = nnx.Linear(width, 4 * width, use_bias=False, kernel_init=_orthogonal_gates, **common)
         self.width = width
