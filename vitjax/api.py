@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from vitjax.data.preprocess import Preprocess, normalize
-from vitjax.data.sources import tokenizer_for
 from vitjax.data.tokenizers import CharacterTokenizer
 from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.generate import generate
@@ -20,10 +20,12 @@ from vitjax.models.vit import Features
 from vitjax.nn import functional
 from vitjax.nn.functional import Tree, merge
 from vitjax.parallel.paths import named_leaves
+from vitjax.parallel.sharding import shardings
 from vitjax.training import checkpoints
-from vitjax.training.config import Config, ModelConfig, from_json
+from vitjax.training.config import Config, ModelConfig, from_json, reads_images
 from vitjax.training.state import join
 from vitjax.training.tasks import is_classifier
+from vitjax.training.tokenizer_file import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Generated:
       scores: [B, N], sum of log-probabilities / length ** length_penalty.
       lengths: [B, N], tokens before the padding.
       token_log_probs: [B, N, T], 0 in prompt and padding.
-      attention: [B, N, T - 1, S], where the decoder looked in the source when it wrote token t + 1 (mean over layers and
-        heads); None unless asked for.
+      attention: [B, N, T - 1, S], where the decoder looked in the source when it wrote token t + 1 (mean over layers
+        and heads); None unless asked for.
     """
 
     tokens: Int[Array, "B N T"]
@@ -137,26 +139,29 @@ class Model:
         return normalize(images, self.preprocess.mean, self.preprocess.std)
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
     """Read a run of `vitjax train`: its newest good checkpoint, verified, with the averaged parameters if it kept any.
+
+    Args:
+      mesh: devices to spread the parameters over, by the rules of `vitjax.parallel.sharding`; None is one device.
 
     Raises:
       ValueError: the directory is not a run, or its files do not fit together.
       FileNotFoundError: it has no good checkpoint.
     """
     config = load_run_config(path)
-    definition_params = functional.abstract(lambda rngs: config.model.build(rngs=rngs))[1]
+    expected = functional.abstract(lambda rngs: config.model.build(rngs=rngs))[1]
     arrays, _ = checkpoints.restore(Path(path) / "checkpoints", only=("params", "frozen", "stats", "ema"))
     params = join(arrays.get("ema") or arrays["params"], arrays.get("frozen") or {})
-    require_same_shapes(definition_params, params, str(path))
-    text = not is_classifier(config)
-    images = not text or hasattr(config.model.encoder, "channels")
+    require_same_shapes(expected, params, str(path))
+    stats = arrays.get("stats") or {}
+    place = (lambda tree: shardings(tree, mesh)) if mesh is not None else (lambda tree: None)
     return Model(
         config=config.model,
-        params=jax.tree.map(jnp.asarray, params),
-        stats=jax.tree.map(jnp.asarray, arrays.get("stats") or {}),
-        preprocess=Preprocess.of(config.data) if images else None,
-        tokenizer=tokenizer_for(config.data) if text else None,
+        params=jax.device_put(params, place(params)),
+        stats=jax.device_put(stats, place(stats)),
+        preprocess=Preprocess.of(config.data) if reads_images(config.model) else None,
+        tokenizer=None if is_classifier(config) else load_tokenizer(path),
         generation=config.generation,
     )
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import re
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import tyro
 from vitjax.parallel.mesh import MeshConfig
 
 T = TypeVar("T")
-_FRAME = re.compile(r"[│╭╮╰╯─]+")
+_FRAME = re.compile(r"[│╭╮╰╯─]+|-{8,}")
 
 
 def apply_overrides(config: T, arguments: Sequence[str], *, prog: str) -> T:
@@ -22,7 +23,9 @@ def apply_overrides(config: T, arguments: Sequence[str], *, prog: str) -> T:
     """
     arguments = list(arguments)
     if "-h" in arguments or "--help" in arguments:
-        tyro.cli(type(config), default=config, args=["--help"], prog=prog, config=_STYLE)
+        tyro.cli(
+            type(config), default=config, args=["--help"], prog=prog, config=_STYLE, use_underscores=True
+        )
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
@@ -30,7 +33,7 @@ def apply_overrides(config: T, arguments: Sequence[str], *, prog: str) -> T:
                 type(config), default=config, args=_expand_mesh(arguments), prog=prog, config=_STYLE
             )
     except SystemExit:
-        raise ValueError(_one_line(printed.getvalue())) from None
+        raise ValueError(_one_line(printed.getvalue(), config)) from None
 
 
 _STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
@@ -50,15 +53,22 @@ def _expand_mesh(arguments: list[str]) -> list[str]:
     return expanded
 
 
-def _one_line(printed: str) -> str:
-    """What tyro says in a box, as one line: the complaint and the nearest option."""
-    lines = [line for line in (_FRAME.sub(" ", raw).strip() for raw in printed.splitlines()) if line]
-    body = [line for line in lines[1:] if not line.startswith("For full helptext")]
-    complaint: list[str] = []
-    for line in body:
-        if line.startswith(("Argument helptext", "Perhaps you meant", "Similar options", "--")):
-            break
-        complaint.append(line)
-    nearest = next((line.split()[0] for line in body[len(complaint) :] if line.startswith("--")), None)
-    text = " ".join(complaint) or "the options do not fit"
-    return text + (f"; did you mean {nearest}?" if nearest and nearest not in text else "")
+def _one_line(printed: str, config: object) -> str:
+    """What tyro says in a box, as one line: the complaint and, for an unknown flag, the nearest known one."""
+    lines = [_FRAME.sub(" ", line).strip() for line in printed.splitlines()]
+    sections = "\n".join(lines).strip().split("\n\n")  # a rule of the box is now an empty line
+    complaint = " ".join(sections[min(1, len(sections) - 1)].split())
+    if unknown := re.match(r"Unrecognized options: --(\S+?)[,=]", complaint + ","):
+        near = difflib.get_close_matches(unknown[1].replace("-", "_"), _keys(config), n=1, cutoff=0)[0]
+        return f"no option --{unknown[1]}; did you mean --{near}?"
+    return complaint
+
+
+def _keys(config: object, prefix: str = "") -> list[str]:
+    """Every key of a nested dataclass: `train.steps`."""
+    keys: list[str] = []
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]  # a dataclass instance
+        value = getattr(config, field.name)
+        name = f"{prefix}{field.name}"
+        keys += _keys(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
+    return keys

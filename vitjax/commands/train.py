@@ -13,6 +13,7 @@ EXAMPLE = """example:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Parse the flags, join the other processes, fit, and say how it went."""
     parser = argparse.ArgumentParser(
         prog="vitjax train",
         description="Train as a config file says; any of its keys can be changed: --optimizer.learning_rate 1e-4",

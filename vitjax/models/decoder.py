@@ -77,7 +77,12 @@ class TransformerDecoder(nnx.Module):
             self.norm = make_norm(t.norm, t.width, epsilon=t.norm_epsilon, dtype=t.dtype, rngs=rngs)
         if not config.tie_embeddings:
             self.head = nnx.Linear(
-                t.width, config.vocabulary_size, dtype=jnp.dtype(t.dtype), param_dtype=jnp.float32, rngs=rngs
+                t.width,
+                config.vocabulary_size,
+                dtype=jnp.dtype(t.dtype),
+                param_dtype=jnp.float32,
+                preferred_element_type=jnp.float32,
+                rngs=rngs,
             )
         self.config = config
 
@@ -93,7 +98,7 @@ class TransformerDecoder(nnx.Module):
         return_attention: bool = False,
     ) -> DecoderOutput:
         """Teacher-forced: logits of every next token in one pass. `mask` is False at padding on either side."""
-        config, t = self.config, self.config.transformer
+        t = self.config.transformer
         key_embed, key_blocks = split_key(key, 2)
         length = tokens.shape[1]
         positions = jnp.arange(length)[None]
@@ -189,5 +194,4 @@ class TransformerDecoder(nnx.Module):
     def _logits(self, x: Float[Array, "... D"], *, train: bool) -> Float[Array, "... V"]:
         if self.config.transformer.norm_position == "pre":
             x = self.norm(x, train=train)
-        logits = self.embedding.tokens.attend(x) if self.config.tie_embeddings else self.head(x)
-        return logits.astype(jnp.float32)
+        return self.embedding.tokens.attend(x) if self.config.tie_embeddings else self.head(x)

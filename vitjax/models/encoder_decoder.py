@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.models.decoder import DecoderConfig, DecoderOutput, TransformerDecoder
+from vitjax.models.resnet import ResNetConfig
 from vitjax.models.text_encoder import TextEncoderConfig
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.cache import DecoderCache
@@ -24,9 +25,13 @@ class Encoded(NamedTuple):
 class EncoderDecoderConfig:
     """An encoder of images or text, and a Transformer decoder that attends to what it says."""
 
-    encoder: VisionTransformerConfig | TextEncoderConfig
+    encoder: VisionTransformerConfig | ResNetConfig | TextEncoderConfig
     decoder: DecoderConfig
     kind: Literal["encoder_decoder"] = "encoder_decoder"
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.decoder.vocabulary_size
 
     def build(self, *, rngs: nnx.Rngs) -> "EncoderDecoder":
         return EncoderDecoder(self, rngs=rngs)
@@ -40,8 +45,9 @@ class EncoderDecoder(nnx.Module):
 
     def __init__(self, config: EncoderDecoderConfig, *, rngs: nnx.Rngs):
         self.encoder = config.encoder.build(rngs=rngs)
-        context_width = config.encoder.transformer.width
-        self.decoder = TransformerDecoder(config.decoder, context_width=context_width, rngs=rngs)
+        self.decoder = TransformerDecoder(
+            config.decoder, context_width=config.encoder.output_width, rngs=rngs
+        )
         self.config = config
 
     def encode(

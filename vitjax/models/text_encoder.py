@@ -28,6 +28,11 @@ class TextEncoderConfig:
     scale_embedding: bool = True
     kind: Literal["text_encoder"] = "text_encoder"
 
+    @property
+    def output_width(self) -> int:
+        """Features of the vectors a decoder attends to."""
+        return self.transformer.width
+
     def build(self, *, rngs: nnx.Rngs) -> "TextEncoder":
         return TextEncoder(self, rngs=rngs)
 

@@ -1,7 +1,7 @@
 """The Vision Transformer: as a classifier, and as the image encoder of an encoder-decoder."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -36,7 +36,7 @@ SIZES = {
 
 
 class Features(NamedTuple):
-    """`tokens` [B, N, D] after the last norm; `pooled` [B, D], None without pooling; `attention` [L, B, H, N, N] if asked."""
+    """`tokens` [B, N, D] after the last norm; `pooled` [B, D] or None; `attention` [L, B, H, N, N] if asked for."""
 
     tokens: Array
     pooled: Array | None
@@ -74,7 +74,9 @@ class VisionTransformerConfig:
     kind: Literal["vision_transformer"] = "vision_transformer"
 
     @classmethod
-    def standard(cls, variant: str, *, transformer: dict[str, Any] | None = None, **options: Any) -> Self:
+    def standard(
+        cls, variant: str, *, transformer: dict[str, Any] | None = None, **options: Any
+    ) -> "VisionTransformerConfig":
         """A standard size and patch, such as `standard("B/16", num_classes=1000)`, at 224 pixels unless told.
 
         Args:
@@ -94,6 +96,10 @@ class VisionTransformerConfig:
     def __post_init__(self):
         if self.pooling == "cls" and not self.class_token:
             raise ValueError("pooling 'cls' needs class_token=True")
+        if len(self.stem_widths) != len(self.stem_strides):
+            raise ValueError(
+                f"stem_widths {self.stem_widths} and stem_strides {self.stem_strides} must have equal length"
+            )
         if self.pooling == "none" and self.num_classes:
             raise ValueError(
                 f"{self.num_classes} classes need pooling 'cls', 'mean' or 'attention', not 'none'"
@@ -106,6 +112,11 @@ class VisionTransformerConfig:
 
     def grid(self, image_size: tuple[int, int]) -> Grid:
         return patch_grid(image_size, self.patch_size, self.patch_stride, self.stem_strides)
+
+    @property
+    def output_width(self) -> int:
+        """Features of the vectors a decoder attends to."""
+        return self.transformer.width
 
     def build(self, *, rngs: nnx.Rngs) -> "VisionTransformer":
         return VisionTransformer(self, rngs=rngs)
@@ -148,6 +159,7 @@ class VisionTransformer(nnx.Module):
                 bias_init=nnx.initializers.constant(config.head_bias),
                 dtype=jnp.dtype(t.dtype),
                 param_dtype=jnp.float32,
+                preferred_element_type=jnp.float32,
                 rngs=rngs,
             )
         self.position_width = position_width
@@ -222,4 +234,4 @@ class VisionTransformer(nnx.Module):
         """Class logits in float32 of normalised images."""
         if not self.config.num_classes:
             raise ValueError("this VisionTransformer has no head (num_classes=0): use .features")
-        return self.head(self.features(images, train=train, key=key).pooled).astype(jnp.float32)
+        return self.head(self.features(images, train=train, key=key).pooled)

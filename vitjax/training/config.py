@@ -12,6 +12,7 @@ from vitjax.decoding.config import GenerationConfig
 from vitjax.models.encoder_decoder import EncoderDecoderConfig
 from vitjax.models.resnet import ResNetConfig
 from vitjax.models.show_attend_tell import ShowAttendTellConfig
+from vitjax.models.text_encoder import TextEncoderConfig
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.parallel.mesh import MeshConfig
 from vitjax.training.mixing import MixingConfig
@@ -19,6 +20,11 @@ from vitjax.training.optimizer import OptimizerConfig
 
 ModelConfig = VisionTransformerConfig | ResNetConfig | EncoderDecoderConfig | ShowAttendTellConfig
 CLASSIFIERS = (VisionTransformerConfig, ResNetConfig)
+
+
+def reads_images(model: ModelConfig) -> bool:
+    """Whether the model's source is an image; otherwise it is text."""
+    return not (isinstance(model, EncoderDecoderConfig) and isinstance(model.encoder, TextEncoderConfig))
 
 
 @dataclass(frozen=True)

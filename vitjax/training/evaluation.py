@@ -1,7 +1,7 @@
 """Scores of a model on a held-out split."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -107,6 +107,11 @@ def evaluate(
         predictions=predictions,
         references=references,
     )
+
+
+def make_generation(config: GenerationConfig, num_beams: int | None) -> GenerationConfig:
+    """The run's way of decoding with another number of beams; None leaves it."""
+    return config if num_beams is None else replace(config, num_beams=num_beams)
 
 
 class _Loss:

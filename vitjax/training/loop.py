@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from vitjax.data.pipeline import eval_batches, fingerprint, train_batches
 from vitjax.data.prefetch import DevicePrefetch, prefetch_to_device, process_share
-from vitjax.data.sources import build_source, tokenizer_for
+from vitjax.data.sources import tokenizer_for
 from vitjax.data.tokenizers import CharacterTokenizer
 from vitjax.parallel.mesh import make_mesh
 from vitjax.parallel.processes import any_process, is_primary, process_count
@@ -23,6 +23,7 @@ from vitjax.training.signals import StopFlag
 from vitjax.training.state import Setup, TrainState, init_state, make_setup
 from vitjax.training.step import make_train_step
 from vitjax.training.tasks import is_classifier
+from vitjax.training.tokenizer_file import save_tokenizer
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def fit(config: Config, directory: str | Path, *, resume: bool = False) -> Resul
     if is_primary():
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.json").write_text(to_json(config))
+        if tokenizer is not None:
+            save_tokenizer(directory, tokenizer)
 
     with Checkpointer(directory / "checkpoints", keep=config.train.keep) as checkpoints:
         if resume and checkpoints.latest_step() is not None:
@@ -183,10 +186,10 @@ def check_batch(config: Config, mesh: Mesh) -> None:
 
 def check_data(config: Config, tokenizer: CharacterTokenizer | None) -> None:
     """The model's vocabulary must be the data's."""
-    if tokenizer is not None and config.model.decoder.vocabulary_size != tokenizer.vocab_size:
+    size = None if tokenizer is None else config.model.vocabulary_size
+    if tokenizer is not None and size != tokenizer.vocab_size:
         raise ValueError(
-            f"model.decoder.vocabulary_size is {config.model.decoder.vocabulary_size}, but {config.data.name} has "
-            f"{tokenizer.vocab_size} tokens"
+            f"the model's vocabulary_size is {size}, but {config.data.name} has {tokenizer.vocab_size} tokens"
         )
 
 
