@@ -151,12 +151,14 @@ def test_the_state_may_be_donated_as_soon_as_save_returns(tmp_path):
     with Checkpointer(tmp_path) as checkpointer:
         for step in range(3):
             state = {"one": jnp.asarray(values), "many": jax.device_put(values, sharded)}
-            checkpointer.save(step, state)
+            host = values.copy()
+            checkpointer.save(step, {**state, "host": host})
             jax.block_until_ready(advance(state))
+            host[:] = -1
             checkpointer.wait()
             found, _ = restore(tmp_path)
-            np.testing.assert_array_equal(found["one"], values)
-            np.testing.assert_array_equal(found["many"], values)
+            for name in ("one", "many", "host"):
+                np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
 @pytest.mark.parametrize(("before", "after"), [("data=8", "fsdp=8"), ("fsdp=4,tensor=2", "data=2,tensor=4")])
