@@ -19,7 +19,10 @@ ALIVE = -1e8
 
 def load(case):
     table = make_table(**case["table"])
-    config = GenerationConfig(**case["options"])
+    options = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in case["options"].items()
+    }
+    config = GenerationConfig(**options)
     prompt = np.asarray(case["prompt"], np.int32)
     mask = None if case["prompt_mask"] is None else np.asarray(case["prompt_mask"], bool)
     return table, config, prompt, mask

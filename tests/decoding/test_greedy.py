@@ -20,9 +20,10 @@ CONFIGS = [
 ]
 
 
-def decode(search, table, config, prompt, mask=None, kind="slots"):
+def decode(search, table, config, prompt, kind="slots"):
     model = DECODERS[kind](table)
-    return jax.jit(lambda starts: search(model, Encoded(starts), prompt, mask, config=config))(STARTS)
+    run = jax.jit(lambda starts, prompt: search(model, Encoded(starts), prompt, config=config))
+    return run(STARTS, prompt)
 
 
 @pytest.mark.parametrize("kind", DECODERS)

@@ -1,0 +1,189 @@
+"""The real decoders, token by token, say what they say all at once."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitjax.decoding import GenerationConfig, beam_search, generate, greedy
+from vitjax.models.decoder import DecoderConfig
+from vitjax.models.encoder_decoder import EncoderDecoderConfig
+from vitjax.models.show_attend_tell import ShowAttendTellConfig
+from vitjax.models.text_encoder import TextEncoderConfig
+from vitjax.models.vit import VisionTransformerConfig
+from vitjax.nn.blocks import TransformerConfig
+from vitjax.nn.functional import merge, split
+
+VOCABULARY = 12
+ROWS = 4
+BLOCKS = TransformerConfig(width=16, depth=2, num_heads=2, feed_forward_width=32)
+IMAGES = VisionTransformerConfig(BLOCKS, image_size=(8, 8), patch_size=(4, 4), channels=1, pooling="none")
+TEXTS = TextEncoderConfig(BLOCKS, vocabulary_size=VOCABULARY, max_length=8)
+
+
+def decoder(positions, **options):
+    return DecoderConfig(BLOCKS, VOCABULARY, max_length=48, positions=positions, **options)
+
+
+MODELS = {
+    "image learned": EncoderDecoderConfig(IMAGES, decoder("learned")),
+    "text rotary": EncoderDecoderConfig(TEXTS, decoder("rotary", tie_embeddings=True)),
+    "text relative": EncoderDecoderConfig(TEXTS, decoder("relative")),
+    "image lstm": ShowAttendTellConfig(IMAGES, VOCABULARY, width=16, embedding_width=8, attention_width=8),
+}
+CONFIGS = {
+    "greedy": GenerationConfig(max_length=12, eos_token_id=2, pad_token_id=0),
+    "beam": GenerationConfig(
+        max_length=12, num_beams=3, num_return_sequences=3, eos_token_id=(2, 3), pad_token_id=0, min_length=7
+    ),
+}
+
+
+class Case(NamedTuple):
+    source: jax.Array
+    source_mask: jax.Array | None
+    prompt: jax.Array
+    prompt_mask: jax.Array
+
+
+@functools.cache
+def parts(name):
+    """A random model whose next tokens depend on all it reads."""
+    definition, params, stats = split(MODELS[name].build(rngs=nnx.Rngs(0)))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [leaf + 0.4 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return definition, tree.unflatten(noisy), stats
+
+
+def case(name, seed):
+    random = np.random.default_rng(seed)
+    if "image" in name:
+        source, mask = random.standard_normal((ROWS, 8, 8, 1)).astype(np.float32), None
+    else:
+        source = random.integers(0, VOCABULARY, (ROWS, 6)).astype(np.int32)
+        mask = jnp.asarray(np.arange(6)[None] < random.integers(2, 7, (ROWS, 1)))
+    prompt = random.integers(1, VOCABULARY, (ROWS, 3)).astype(np.int32)
+    real = jnp.asarray(np.arange(3)[None] >= 3 - random.integers(1, 4, (ROWS, 1)))
+    return Case(jnp.asarray(source), mask, jnp.asarray(prompt), real)
+
+
+class Uncached(NamedTuple):
+    """Memory of a decoder that forgets everything but the tokens, and moves them with the beams."""
+
+    encoded: tuple
+    tokens: jax.Array  # [B, K, T]
+    mask: jax.Array  # [B, T]
+    position: jax.Array
+
+    def reorder(self, parents):
+        return self._replace(tokens=jnp.take_along_axis(self.tokens, parents[:, :, None], axis=1))
+
+
+class WithoutCache:
+    """Reads the whole sequence again for every token, with the forward pass of training."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def encode(self, source, *, source_mask=None, train, key=None):
+        return self.model.encode(source, source_mask=source_mask, train=train)
+
+    def init_cache(self, encoded, *, num_beams, max_length):
+        rows = encoded.tokens.shape[0]
+        empty = jnp.zeros((rows, num_beams, max_length), jnp.int32)
+        return Uncached(encoded, empty, jnp.ones((rows, max_length), bool), jnp.int32(0))
+
+    def prefill(self, cache, prompt, prompt_mask=None):
+        length = prompt.shape[1]
+        cache = cache._replace(
+            tokens=cache.tokens.at[:, :, :length].set(prompt[:, None]),
+            mask=cache.mask if prompt_mask is None else cache.mask.at[:, :length].set(prompt_mask),
+            position=cache.position + length,
+        )
+        return self._read(cache)[:, 0], cache
+
+    def step(self, cache, tokens, *, read_length=None):
+        written = jax.lax.dynamic_update_slice(cache.tokens, tokens[:, :, None], (0, 0, cache.position))
+        cache = cache._replace(tokens=written, position=cache.position + 1)
+        return self._read(cache), cache
+
+    def _read(self, cache):
+        rows, beams, length = cache.tokens.shape
+        encoded = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), cache.encoded)
+        logits = self.model.decode(
+            encoded,
+            cache.tokens.reshape(rows * beams, length),
+            decoder_mask=jnp.repeat(cache.mask, beams, axis=0),
+            train=False,
+        ).logits
+        return logits[:, cache.position - 1].reshape(rows, beams, -1)
+
+
+@functools.cache
+def compiled(name, kind, cached):
+    definition, _, _ = parts(name)
+    search = greedy if kind == "greedy" else beam_search
+
+    @jax.jit
+    def run(params, stats, case):
+        model = merge(definition, params, stats)
+        model = model if cached else WithoutCache(model)
+        encoded = model.encode(case.source, source_mask=case.source_mask, train=False)
+        return search(model, encoded, case.prompt, case.prompt_mask, config=CONFIGS[kind])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*((name, "beam") for name in MODELS), ("image learned", "greedy"), ("image lstm", "greedy")],
+)
+@settings(max_examples=5)
+@given(seed=st.integers(0, 10_000))
+def test_cached_is_uncached(name, kind, seed):
+    _, params, stats = parts(name)
+    given = case(name, seed)
+    with_cache = compiled(name, kind, True)(params, stats, given)
+    without = compiled(name, kind, False)(params, stats, given)
+    np.testing.assert_array_equal(with_cache.tokens, without.tokens)
+    np.testing.assert_allclose(with_cache.scores, without.scores, atol=1e-4)
+    np.testing.assert_allclose(with_cache.token_log_probs, without.token_log_probs, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_log_probs_are_those_of_teacher_forcing(name):
+    definition, params, stats = parts(name)
+    given = case(name, 0)
+    # over the border of two chunks
+    config = GenerationConfig(
+        max_length=40, num_beams=3, num_return_sequences=3, eos_token_id=(2, 3), min_length=34
+    )
+    out = generate(
+        definition,
+        params,
+        given.source,
+        source_mask=given.source_mask,
+        prompt=given.prompt,
+        prompt_mask=given.prompt_mask,
+        stats=stats,
+        config=config,
+    )
+    assert out.tokens.shape == (ROWS, 3, 40)
+    assert len({tuple(row) for row in out.tokens.reshape(-1, 40).tolist()}) > ROWS
+    model = merge(definition, params, stats)
+    encoded = model.encode(given.source, source_mask=given.source_mask, train=False)
+    mask = jnp.ones((ROWS, 40), bool).at[:, :3].set(given.prompt_mask)
+    for n in range(3):
+        tokens = out.tokens[:, n]
+        logits = model.decode(encoded, tokens[:, :-1], decoder_mask=mask[:, :-1], train=False).logits
+        log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:, None], axis=-1)[..., 0]
+        place = jnp.arange(1, 40)[None]
+        expected = jnp.where((place >= 3) & (place < out.lengths[:, n, None]), log_probs, 0)
+        np.testing.assert_allclose(out.token_log_probs[:, n, 1:], expected, atol=1e-4)
