@@ -69,6 +69,8 @@ def decode_record(contents: bytes, *, name: str = "record") -> UInt8[np.ndarray,
 def _open(contents: bytes, name: str, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(contents), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name}: {error}: expected at most {max_pixels:,} in all") from error
     except Exception as error:
         raise ValueError(f"{name}: not a JPEG, PNG or WebP image ({len(contents)} bytes)") from error
     width, height = image.size

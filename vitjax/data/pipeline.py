@@ -199,7 +199,7 @@ class _Example:
         row: Batch = {}
         if "image" in example:
             if self.augment and rng is not None:
-                row["image"] = augment_image(example["image"], self.config, rng)
+                row["image"] = augment_image(example["image"], self.config, self.preprocess, rng)
             else:
                 row["image"] = self.preprocess(example["image"])
         if self.tokenizer is not None:

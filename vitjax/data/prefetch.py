@@ -96,6 +96,10 @@ def process_share(sharding: jax.sharding.Sharding, batch_size: int) -> tuple[int
         for index in sharding.addressable_devices_indices_map((batch_size,)).values()
         if index is not None
     ]
+    return _share(rows, batch_size)
+
+
+def _share(rows: list[tuple[int, int]], batch_size: int) -> tuple[int, int]:
     first, end = min(start for start, _ in rows), max(stop for _, stop in rows)
     covered = {row for start, stop in rows for row in range(start, stop)}
     share = end - first

@@ -69,20 +69,20 @@ def _sharpness(picture: Image.Image, level: float, sign: float, fill: int) -> Im
 
 
 def _shear_x(picture: Image.Image, level: float, sign: float, fill: int) -> Image.Image:
-    return _affine(picture, (1, 0.3 * level * sign, 0, 0, 1, 0), fill)
+    return _affine(picture, (1.0, 0.3 * level * sign, 0.0, 0.0, 1.0, 0.0), fill)
 
 
 def _shear_y(picture: Image.Image, level: float, sign: float, fill: int) -> Image.Image:
-    return _affine(picture, (1, 0, 0, 0.3 * level * sign, 1, 0), fill)
+    return _affine(picture, (1.0, 0.0, 0.0, 0.3 * level * sign, 1.0, 0.0), fill)
 
 
 def _translate_x(picture: Image.Image, level: float, sign: float, fill: int) -> Image.Image:
     # 150 pixels of AutoAugment's 331-pixel images.
-    return _affine(picture, (1, 0, picture.width * 150 / 331 * level * sign, 0, 1, 0), fill)
+    return _affine(picture, (1.0, 0.0, picture.width * 150 / 331 * level * sign, 0.0, 1.0, 0.0), fill)
 
 
 def _translate_y(picture: Image.Image, level: float, sign: float, fill: int) -> Image.Image:
-    return _affine(picture, (1, 0, 0, 0, 1, picture.height * 150 / 331 * level * sign), fill)
+    return _affine(picture, (1.0, 0.0, 0.0, 0.0, 1.0, picture.height * 150 / 331 * level * sign), fill)
 
 
 def _affine(picture: Image.Image, matrix: tuple[float, ...], fill: int) -> Image.Image:

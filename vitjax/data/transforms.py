@@ -14,15 +14,18 @@ CROP_ASPECT = (3 / 4, 4 / 3)
 
 
 def augment_image(
-    image: UInt8[np.ndarray, "h w c"], config: DataConfig, rng: np.random.Generator
+    image: UInt8[np.ndarray, "h w c"], config: DataConfig, preprocess: Preprocess, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "H W C"]:
-    """A decoded image, randomly changed as `config.augment` says, in the size and channels of `config`."""
+    """A decoded image, randomly changed as `config.augment` says, in the size and channels of `config`.
+
+    `preprocess` is `Preprocess.of(config)`, made once by whoever augments many images.
+    """
     augment = config.augment
     if augment.crop == "random_resized":
         image = to_channels(image, config.channels)
         image = random_resized_crop(image, config.image_size, augment.crop_area, config.interpolation, rng)
     else:
-        image = Preprocess.of(config)(image)
+        image = preprocess(image)
     if augment.flip and rng.random() < 0.5:
         image = image[:, ::-1]
     if augment.three_augment:
@@ -46,15 +49,15 @@ def random_affine(
     image: UInt8[np.ndarray, "H W C"], augment: Augment, fill: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "H W C"]:
     """Rotate, shear, scale and shift about the middle, each drawn evenly from +- its bound; bicubic."""
-    angle = math.radians(rng.uniform(-augment.rotation, augment.rotation))
-    shear = rng.uniform(-augment.shear, augment.shear)
-    scale_y, scale_x = 1 + rng.uniform(-augment.scale, augment.scale, 2)
-    shift_y, shift_x = rng.uniform(-augment.shift, augment.shift, 2)
+    draws = rng.uniform(-1, 1, 6).tolist()
+    angle, shear = math.radians(draws[0] * augment.rotation), draws[1] * augment.shear
+    scale_y, scale_x = 1 + draws[2] * augment.scale, 1 + draws[3] * augment.scale
+    shift_y, shift_x = draws[4] * augment.shift, draws[5] * augment.shift
     height, width, channels = image.shape
-    # Pillow asks for the map from output to input: input = inverse @ (output - middle - shift) + middle.
-    forward = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    forward = forward @ np.array([[scale_x, shear], [0, scale_y]])
-    (a, b), (d, e) = np.linalg.inv(forward)
+    # Output = rotation @ [[scale_x, shear], [0, scale_y]] @ input; Pillow asks for the inverse, written out here.
+    cos, sin = math.cos(angle), math.sin(angle)
+    a, b = (cos + sin * shear / scale_y) / scale_x, (sin - cos * shear / scale_y) / scale_x
+    d, e = -sin / scale_y, cos / scale_y
     middle_x, middle_y = width / 2, height / 2
     c = middle_x - a * (middle_x + shift_x) - b * (middle_y + shift_y)
     f = middle_y - d * (middle_x + shift_x) - e * (middle_y + shift_y)
