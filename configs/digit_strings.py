@@ -11,26 +11,47 @@ from vitjax.training.optimizer import OptimizerConfig
 
 
 def get_config() -> Config:
-    width = 64
+    transformer = TransformerConfig(width=64, depth=2, num_heads=4, feed_forward_width=128)
     return Config(
         name="digit_strings",
         model=EncoderDecoderConfig(
             encoder=VisionTransformerConfig(
-                TransformerConfig(width, 3, 4, 2 * width),
+                transformer,
                 image_size=(16, 64),
-                patch_size=(16, 8),
-                patch_stride=(16, 4),
                 channels=1,
+                stem_widths=(32, 64),
+                stem_strides=(2, 2),
+                patch_size=(4, 2),
+                patch_stride=(4, 1),
+                positions="sinusoidal",
                 pooling="none",
             ),
             decoder=DecoderConfig(
-                TransformerConfig(width, 2, 4, 2 * width), vocabulary_size=13, max_length=8
+                transformer, vocabulary_size=13, max_length=8, positions="sinusoidal", scale_embedding=True
             ),
         ),
-        data=DataConfig(name="digit_strings", image_size=(16, 64), channels=1, max_length=8),
-        train=TrainConfig(steps=300, batch_size=64, ema_decay=0.999, eval_every=100, save_every=100),
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50, clip_norm=1.0),
+        data=DataConfig(
+            name="digit_strings",
+            image_size=(16, 64),
+            channels=1,
+            mean=(0.0,),
+            std=(0.3,),
+            max_length=8,
+            curriculum_steps=900,
+        ),
+        train=TrainConfig(
+            steps=6000,
+            batch_size=64,
+            label_smoothing=0.05,
+            ema_decay=0.998,
+            log_every=100,
+            eval_every=1500,
+            save_every=1500,
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3, warmup_steps=200, weight_decay=0.05, clip_norm=1.0, beta2=0.99
+        ),
         generation=GenerationConfig(
-            max_length=8, eos_token_id=2, pad_token_id=0, decoder_start_token_id=1, num_beams=1
+            max_length=8, decoder_start_token_id=1, eos_token_id=2, pad_token_id=0, num_beams=1
         ),
     )

@@ -33,7 +33,7 @@ class Result:
     Attributes:
       state: the last state, on the mesh.
       evaluation: of the last step; None if the run was stopped before it.
-      train_seconds: of this call, without evaluations.
+      train_seconds: of the whole run, evaluations and interruptions left out.
       stopped: the signal that stopped the run early, or None.
     """
 
@@ -76,8 +76,8 @@ def fit(config: Config, directory: str | Path, *, resume: bool = False) -> Resul
             state, metadata = checkpoints.restore(setup.shapes)
             require_same_data(metadata["data"], data)
         else:
-            state = init_state(setup)
-        return _run(setup, state, mesh, tokenizer, directory, checkpoints, {"data": data})
+            state, metadata = init_state(setup), {"data": data, "train_seconds": 0.0}
+        return _run(setup, state, mesh, tokenizer, directory, checkpoints, metadata)
 
 
 def _run(
@@ -92,7 +92,8 @@ def _run(
     train = setup.config.train
     start = int(state.step)
     update = make_train_step(setup, mesh)
-    evaluation, paused, began = None, 0.0, time.perf_counter()
+    evaluation, seconds = None, metadata["train_seconds"]
+    clock = time.perf_counter()
     with (
         StopFlag() as stop,
         MetricsLogger(directory, train.steps, examples_per_step=train.batch_size, start_step=start) as logger,
@@ -107,18 +108,19 @@ def _run(
                 refuse_bad(metrics, step, setup.config)
                 logger.log(step, metrics)
             if step % train.eval_every == 0 or last:
-                pause = time.perf_counter()
+                jax.block_until_ready(state)
+                seconds += time.perf_counter() - clock
                 with logger.paused("evaluating"):
                     evaluation = evaluate_state(setup, state, mesh, tokenizer)
                 logger.log(step, evaluation.scalars(), phase="eval")
-                paused += time.perf_counter() - pause
+                clock = time.perf_counter()
             stopping = _stops(stop, step, train.log_every)
             if step % train.save_every == 0 or last or stopping:
-                checkpoints.save(step, state, metadata)
+                spent = seconds + time.perf_counter() - clock
+                checkpoints.save(step, state, {"data": metadata["data"], "train_seconds": spent})
             if stopping:
                 break
-        jax.block_until_ready(state)
-        seconds = time.perf_counter() - began - paused
+        seconds += time.perf_counter() - clock
     checkpoints.wait()
     return Result(state, setup, evaluation, seconds, stop.signal.name if stop.signal else None)
 

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from vitjax.data.preprocess import normalize
 from vitjax.nn.regularization import split_key
-from vitjax.training.config import CLASSIFIERS, Config
+from vitjax.training.config import CLASSIFIERS, Config, reads_images
 from vitjax.training.losses import LossSum, sigmoid_cross_entropy, softmax_cross_entropy, token_cross_entropy
 from vitjax.training.mixing import mix
 
@@ -57,3 +58,18 @@ def _token_loss(config: Config, model: Any, batch: Batch, *, train: bool, key: A
 def predict_classes(config: Config, model: Any, batch: Batch) -> Array:
     """The likeliest class [B]."""
     return jnp.argmax(model(source_of(config, batch)[0], train=False), axis=-1)
+
+
+def batch_shapes(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a training batch, known from the config without touching data."""
+    rows, length = config.train.batch_size, config.data.max_length
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {}
+    if reads_images(config.model):
+        shapes["image"] = ((rows, *config.data.image_size, config.data.channels), jnp.uint8)
+    else:
+        shapes |= {"source": ((rows, length), jnp.int32), "source_mask": ((rows, length), jnp.bool_)}
+    if is_classifier(config):
+        shapes["label"] = ((rows,), jnp.int32)
+    else:
+        shapes["tokens"] = ((rows, length), jnp.int32)
+    return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
