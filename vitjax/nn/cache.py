@@ -1,7 +1,5 @@
 """What a decoder remembers between tokens: immutable pytrees that every decoding method can carry through a loop."""
 
-from typing import Self
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -29,8 +27,8 @@ class DecoderCache:
     Attributes:
       layers: one `LayerCache` a layer.
       context_mask: [B, S], True where the context is real, or None.
-      ancestors: slot in which the keys of position t of beam k lie. A beam that continues another one changes its row of
-        this table and nothing else.
+      ancestors: slot in which the keys of position t of beam k lie. A beam that continues another changes its row
+        of this table and nothing else.
       valid: False where the prompt is padded on the left.
       position: number of positions written.
     """
@@ -49,7 +47,7 @@ class DecoderCache:
         *,
         num_beams: int,
         max_length: int,
-    ) -> Self:
+    ) -> "DecoderCache":
         """An empty cache around the context's keys and values [B, S, H, C] of each layer."""
         batch, _, heads, width = cross[0][0].shape
         empty = jnp.zeros((batch, num_beams, heads, max_length, width), cross[0][0].dtype)
@@ -61,7 +59,7 @@ class DecoderCache:
             position=jnp.int32(0),
         )
 
-    def reorder(self, parents: Int[Array, "B K"]) -> Self:
+    def reorder(self, parents: Int[Array, "B K"]) -> "DecoderCache":
         """Let beam k continue what beam `parents[b, k]` wrote."""
         return self.replace(ancestors=jnp.take_along_axis(self.ancestors, parents[:, :, None], axis=1))
 
@@ -75,7 +73,7 @@ class DecoderCache:
         causal = jnp.arange(read_length)[None] <= self.position + jnp.arange(length)[:, None]  # [T, R]
         return causal[None] & self.valid[:, None, :read_length]
 
-    def claim(self, slots: int, length: int) -> Self:
+    def claim(self, slots: int, length: int) -> "DecoderCache":
         """Note that the first `slots` beams are about to write `length` positions into their own slots.
 
         A prompt is written by slot 0 alone, for all beams of its row.
@@ -86,7 +84,7 @@ class DecoderCache:
         start = (0, 0, self.position)
         return self.replace(ancestors=jax.lax.dynamic_update_slice(self.ancestors, update, start))
 
-    def advance(self, length: int) -> Self:
+    def advance(self, length: int) -> "DecoderCache":
         return self.replace(position=self.position + length)
 
 

@@ -111,7 +111,7 @@ def patch_grid(
 
 
 class TokenEmbedding(nnx.Module):
-    """A trained vector for each token; `attend` scores vectors against them (tied output weights, Press and Wolf 2017)."""
+    """A trained vector for each token; `attend` scores against them (tied weights, Press and Wolf 2017)."""
 
     def __init__(self, vocabulary_size: int, width: int, *, dtype: str = "float32", rngs: nnx.Rngs):
         initializer = nnx.initializers.normal(width**-0.5)
@@ -122,7 +122,8 @@ class TokenEmbedding(nnx.Module):
         return jnp.take(self.embedding[...], tokens, axis=0, mode="clip").astype(self.dtype)
 
     def attend(self, x: Float[Array, "*N D"]) -> Float[Array, "*N V"]:
-        return x @ self.embedding[...].astype(x.dtype).T
+        table = self.embedding[...].astype(x.dtype)
+        return jnp.einsum("...d,vd->...v", x, table, preferred_element_type=jnp.float32)
 
 
 def combine(x: Array, positions: Array, how: Combination) -> Array:
@@ -161,12 +162,18 @@ class SequenceEmbedding(nnx.Module):
         if positions == "learned":
             self.positions = LearnedPositions((1, max_length), self.position_width, rngs=rngs)
         self.kind = positions
+        self.max_length = max_length
         self.combination = combination
         self.scale = token_width**0.5 if scale_embedding else 1.0
 
     def __call__(self, tokens: Int[Array, "B N"], positions: Int[Array, "#B N"]) -> Float[Array, "B N D"]:
         x = self.tokens(tokens) * self.scale
         if self.kind == "learned":
+            if tokens.shape[1] > self.max_length:
+                raise ValueError(
+                    f"{tokens.shape[1]} tokens are beyond the {self.max_length} learned positions: raise max_length "
+                    "in the config, or shorten the input"
+                )
             return combine(x, self.positions.at(positions), self.combination)
         if self.kind == "sinusoidal":
             return combine(x, sinusoidal(positions, self.position_width), self.combination)

@@ -75,7 +75,10 @@ def rotary(
 
 
 def rotary_grid(grid: Grid, width: int, *, base: float = 100.0) -> Rotation:
-    """Rotary positions of a grid: half of each head turns with the row, half with the column (EVA-02, DINOv3)."""
+    """Rotary positions of a grid, counted in patches: half of each head turns with the row, half with the column.
+
+    Layout and frequencies are DINOv3's (which counts in fractions of the image); EVA-02's with `base=10000`.
+    """
     if width % 4:
         raise ValueError(f"rotary positions of a grid need a head width divisible by 4, not {width}")
     rows, columns = jnp.divmod(jnp.arange(grid[0] * grid[1])[None], grid[1])
@@ -91,9 +94,10 @@ def unrotated_prefix(rotation: Rotation, count: int) -> Rotation:
 
 def rotate(x: Float[Array, "B N H C"], rotation: Rotation) -> Float[Array, "B N H C"]:
     """Turn feature i together with feature i + C/2 (the half-split layout of GPT-NeoX and Llama)."""
-    cos, sin = (part[:, :, None].astype(x.dtype) for part in rotation)  # [B, N, 1, C/2]
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    cos, sin = (part[:, :, None] for part in rotation)  # [B, N, 1, C/2]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
 
 
 class RelativeBias(nnx.Module):

@@ -1,0 +1,190 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.nn import reference
+from tests.nn.trees import gradients_match, normal, parts
+from vitjax.nn import functional
+from vitjax.nn.embeddings import (
+    ConvStem,
+    PatchEmbedding,
+    SequenceEmbedding,
+    TokenEmbedding,
+    combine,
+    patch_grid,
+)
+
+
+@pytest.mark.parametrize("patch", [(4, 4), (2, 3), (8, 12)])
+def test_patch_embedding_is_a_matrix_product_of_unfolded_patches(patch: tuple[int, int]) -> None:
+    definition, params, _ = parts(lambda rngs: PatchEmbedding(3, 5, patch_size=patch, rngs=rngs))
+    images = normal(2, 8, 12, 3)
+    got = functional.merge(definition, params)(images)
+    rows, columns = 8 // patch[0], 12 // patch[1]
+    unfolded = np.asarray(images).reshape(2, rows, patch[0], columns, patch[1], 3).transpose(0, 1, 3, 2, 4, 5)
+    kernel = np.asarray(params["projection"]["kernel"], float).reshape(-1, 5)
+    want = unfolded.reshape(2, rows, columns, -1) @ kernel + np.asarray(params["projection"]["bias"])
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("patch", "stride"), [((4, 4), (2, 2)), ((6, 3), (4, 1)), ((3, 3), (4, 4))])
+def test_overlapping_patches(patch: tuple[int, int], stride: tuple[int, int]) -> None:
+    definition, params, _ = parts(
+        lambda rngs: PatchEmbedding(2, 5, patch_size=patch, patch_stride=stride, rngs=rngs)
+    )
+    images = normal(1, 8, 12, 2)
+    got = functional.merge(definition, params)(images)
+    assert got.shape[1:3] == patch_grid((8, 12), patch, stride)
+    projection = params["projection"]
+    want = reference.convolve(
+        np.asarray(images)[0], np.asarray(projection["kernel"]), np.asarray(projection["bias"]), stride
+    )
+    np.testing.assert_allclose(got[0], want, rtol=1e-4, atol=1e-5)
+
+
+def test_convolutional_stem() -> None:
+    definition, params, _ = parts(lambda rngs: ConvStem(2, (3, 4), (2, 1), rngs=rngs))
+    images = normal(1, 6, 8, 2)
+    want = np.asarray(images)[0]
+    for i, stride in enumerate((2, 1)):
+        conv, norm = ({k: np.asarray(v) for k, v in params[f"{name}{i}"].items()} for name in ("conv", "norm"))
+        want = reference.convolve(want, conv["kernel"], conv["bias"], (stride, stride))
+        want = reference.ACTIVATIONS["gelu"](reference.layer_norm(want, norm["scale"], norm["bias"]))
+    np.testing.assert_allclose(functional.merge(definition, params)(images)[0], want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"stem_widths \(3, 4\) and stem_strides \(2,\) must have equal length"):
+        ConvStem(2, (3, 4), (2,), rngs=nnx.Rngs(0))
+
+
+def test_patches_after_a_stem() -> None:
+    definition, params, _ = parts(
+        lambda rngs: PatchEmbedding(
+            3, 5, patch_size=(2, 2), stem_widths=(4, 6), stem_strides=(2, 2), rngs=rngs
+        )
+    )
+    assert params["projection"]["kernel"].shape == (2, 2, 6, 5)
+    out = functional.merge(definition, params)(normal(2, 16, 24, 3))
+    assert out.shape == (2, 2, 3, 5)
+    assert out.shape[1:3] == patch_grid((16, 24), (2, 2), None, (2, 2))
+
+
+def test_patch_grid_refuses_what_does_not_divide() -> None:
+    assert patch_grid((384, 256), (16, 16)) == (24, 16)
+    assert patch_grid((16, 64), (16, 8), (16, 4)) == (1, 16)
+    with pytest.raises(ValueError, match=r"image \(30, 32\) gives 30x32 pixels to patches of stride 16x16"):
+        patch_grid((30, 32), (16, 16))
+
+
+def test_token_embedding_and_tied_scores() -> None:
+    definition, params, _ = parts(lambda rngs: TokenEmbedding(7, 4, rngs=rngs))
+    table = np.asarray(params["embedding"])
+    embedding = functional.merge(definition, params)
+    tokens = jnp.asarray([[0, 6], [3, 3]])
+    np.testing.assert_array_equal(embedding(tokens), table[np.asarray(tokens)])
+    x = normal(2, 3, 4)
+    np.testing.assert_allclose(embedding.attend(x), np.asarray(x) @ table.T, rtol=1e-5, atol=1e-6)
+
+
+def test_tied_scores_of_bfloat16_are_float32() -> None:
+    definition, params, _ = parts(lambda rngs: TokenEmbedding(7, 64, dtype="bfloat16", rngs=rngs))
+    embedding, x = functional.merge(definition, params), (normal(3, 64) * 4).astype(jnp.bfloat16)
+    assert embedding(jnp.arange(3)).dtype == jnp.bfloat16
+    scores = embedding.attend(x)
+    assert scores.dtype == jnp.float32
+    table = np.asarray(params["embedding"].astype(jnp.bfloat16), float)
+    np.testing.assert_allclose(scores, np.asarray(x, float) @ table.T, rtol=1e-4, atol=1e-4)
+
+
+def sequence(kind: str, combination: str = "add", scale: bool = False, width: int = 8, **options):
+    definition, params, _ = parts(
+        lambda rngs: SequenceEmbedding(
+            7,
+            width,
+            max_length=6,
+            positions=kind,
+            combination=combination,
+            scale_embedding=scale,
+            rngs=rngs,
+            **options,
+        )
+    )
+    return functional.merge(definition, params), params
+
+
+TOKENS = jnp.asarray([[1, 2, 3], [4, 5, 6]])
+PLACES = jnp.asarray([[0, 1, 2], [0, 0, 1]])
+
+
+@pytest.mark.parametrize("kind", ["none", "sinusoidal", "learned", "relative", "rotary"])
+@pytest.mark.parametrize("combination", ["add", "concat"])
+@pytest.mark.parametrize("scale", [True, False])
+def test_sequence_embedding(kind: str, combination: str, scale: bool) -> None:
+    embedding, params = sequence(kind, combination, scale)
+    gives = kind in ("sinusoidal", "learned")
+    token_width = 4 if gives and combination == "concat" else 8
+    want = np.asarray(params["tokens"]["embedding"], float)[np.asarray(TOKENS)] * (
+        token_width**0.5 if scale else 1.0
+    )
+    assert want.shape == (2, 3, token_width)
+    if gives:
+        width = 4 if combination == "concat" else 8
+        places = np.asarray(PLACES)
+        table = (
+            np.asarray(params["positions"]["embedding"])
+            if kind == "learned"
+            else np.stack([reference.sinusoid(p, width) for p in range(6)])
+        )
+        assert table.shape == (6, width)
+        want = want + table[places] if combination == "add" else np.concatenate([want, table[places]], -1)
+    else:
+        assert set(params) == {"tokens"}
+    np.testing.assert_allclose(embedding(TOKENS, PLACES), want, rtol=1e-5, atol=1e-6)
+
+
+def test_one_row_of_places_for_all() -> None:
+    for kind in ("learned", "sinusoidal"):
+        embedding, _ = sequence(kind)
+        repeated = jnp.tile(PLACES[:1], (2, 1))
+        np.testing.assert_array_equal(embedding(TOKENS, PLACES[:1]), embedding(TOKENS, repeated))
+
+
+def test_more_tokens_than_learned_positions_are_refused() -> None:
+    embedding, _ = sequence("learned")
+    long = jnp.zeros((1, 7), int)
+    with pytest.raises(ValueError, match="7 tokens are beyond the 6 learned positions: raise max_length"):
+        embedding(long, jnp.arange(7)[None])
+    embedding, _ = sequence("sinusoidal")
+    assert embedding(long, jnp.arange(7)[None]).shape == (1, 7, 8)
+
+
+def test_odd_width_is_shared_out() -> None:
+    embedding, params = sequence("learned", "concat", width=7)
+    assert params["tokens"]["embedding"].shape == (7, 4) and params["positions"]["embedding"].shape == (6, 3)
+    assert embedding(TOKENS, PLACES).shape == (2, 3, 7)
+
+
+def test_combine() -> None:
+    x, positions = normal(2, 3, 4), normal(3, 4, seed=1)
+    np.testing.assert_array_equal(combine(x, positions, "add"), x + positions)
+    both = combine(x.astype(jnp.bfloat16), positions, "concat")
+    assert both.shape == (2, 3, 8) and both.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(both[1, :, 4:], positions.astype(jnp.bfloat16))
+
+
+def test_initial_sizes() -> None:
+    """Token vectors of unit length at width D: scaled by sqrt(D) their features have the size of a sinusoid's."""
+    _, params, _ = parts(lambda rngs: TokenEmbedding(1000, 64, rngs=rngs), scale=0)
+    np.testing.assert_allclose(np.asarray(params["embedding"]).std(), 1 / 8, rtol=0.02)
+
+
+def test_gradients() -> None:
+    definition, params, _ = parts(
+        lambda rngs: PatchEmbedding(2, 3, patch_size=(2, 2), stem_widths=(8,), stem_strides=(1,), rngs=rngs)
+    )
+    gradients_match(lambda p, x: functional.merge(definition, p)(x), params, normal(1, 4, 4, 2))
+    definition, params, _ = parts(
+        lambda rngs: SequenceEmbedding(
+            7, 6, max_length=6, positions="learned", combination="concat", scale_embedding=True, rngs=rngs
+        )
+    )
+    gradients_match(lambda p: functional.merge(definition, p)(TOKENS, PLACES), params)
