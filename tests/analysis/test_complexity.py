@@ -75,6 +75,7 @@ SEQUENCES = {
         encoder=replace(TEXT, positions="relative"),
         decoder=with_blocks(replace(DECODER, positions="relative"), norm_position="post", layer_scale=0.1),
     ),
+    "ResNet to text": EncoderDecoderConfig(encoder=replace(RESNET, num_classes=0), decoder=DECODER),
     "show, attend and tell": SHOW,
     "show, attend and tell over ViT": replace(SHOW, encoder=replace(VIT, num_classes=0)),
 }
@@ -117,7 +118,7 @@ def stats_of(stats):
 def counted(config, image_size=None, **lengths):
     if not isinstance(config, VisionTransformerConfig | ResNetConfig):
         lengths.setdefault("target_length", 7)
-    if image_size is None and isinstance(config, ResNetConfig | ShowAttendTellConfig):
+    if image_size is None and isinstance(getattr(config, "encoder", config), ResNetConfig):
         image_size = IMAGE
     return complexity(config, image_size=image_size, **lengths)
 

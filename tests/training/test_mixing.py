@@ -55,15 +55,16 @@ def test_cutmix_box_has_the_drawn_area_and_the_images_proportions():
     keys = jax.random.split(jax.random.key(0), 400)
     masks = np.asarray(jax.jit(jax.vmap(lambda key: cutmix_mask(key, 1.0, height, width)))(keys))
     shares = jax.jit(jax.vmap(lambda key: jax.random.beta(jax.random.split(key, 3)[0], 1.0, 1.0)))(keys)
-    uncut = 0
+    centres = []
     for share, mask in zip(np.asarray(shares), masks, strict=True):
         ratio = np.sqrt(1 - share)
         rows, columns = np.flatnonzero(mask.min(axis=1) == 0), np.flatnonzero(mask.min(axis=0) == 0)
         if len(rows) and rows[0] > 0 and rows[-1] < height - 1 and columns[0] > 0 and columns[-1] < width - 1:
-            uncut += 1
+            centres.append((rows.mean(), columns.mean()))
             assert len(rows) == int(height * ratio) // 2 * 2
             assert len(columns) == int(width * ratio) // 2 * 2
-    assert uncut > 50
+    assert len(centres) > 50
+    assert abs(np.corrcoef(np.transpose(centres))[0, 1]) < 0.4, "rows and columns are drawn apart"
 
 
 def test_shares_follow_the_beta_distribution():

@@ -306,13 +306,13 @@ def test_encoder_and_decoder_count_their_own_depth():
             "embedding": {"tokens": {"embedding": np.zeros((9, 2))}},
             "blocks": {"kernel": np.zeros((2, 2))},
         },
-        "embedding": {"tokens": {"embedding": np.zeros((9, 2))}},
+        "embedding": {"embedding": np.zeros((9, 2))},
         "head": {"kernel": np.zeros((2, 9))},
     }
     ours = flat(layer_multipliers(params, 0.5))
     assert ours["encoder/patch_embedding/kernel"] == 0.5**5
     assert ours["decoder/embedding/tokens/embedding"] == 0.5**3
-    assert ours["embedding/tokens/embedding"] == 0.5**5
+    assert ours["embedding/embedding"] == 1, "of a recurrent decoder over the encoder"
     np.testing.assert_array_equal(ours["encoder/blocks/kernel"].ravel(), [0.5**4, 0.5**3, 0.5**2, 0.5])
     np.testing.assert_array_equal(ours["decoder/blocks/kernel"].ravel(), [0.25, 0.5])
     assert ours["head/kernel"] == 1
@@ -338,11 +338,11 @@ def test_ema_restated():
     assert ema_decay(0.8, 0) == 0 and ema_decay(0.8, 10**6) == np.float32(0.8)
 
 
-def test_ema_of_bfloat16_parameters_stays_float32():
-    ema = {"kernel": jnp.ones(3)}
-    moved = ema_update(ema, {"kernel": jnp.full(3, 2, jnp.bfloat16)}, 0.9999, 10**6)
+def test_ema_of_bfloat16_parameters_is_computed_in_float32():
+    ema = {"kernel": jnp.full(3, 1.001)}  # 1 in bfloat16
+    moved = ema_update(ema, {"kernel": jnp.full(3, 2, jnp.bfloat16)}, 0.5, 10**6)
     assert moved["kernel"].dtype == jnp.float32
-    np.testing.assert_allclose(moved["kernel"], 1.0001, rtol=1e-7)
+    np.testing.assert_allclose(moved["kernel"], 1.5005, rtol=1e-6)
 
 
 # --- the config

@@ -35,7 +35,8 @@ class Complexity:
     Attributes:
       parameters: trained numbers of each part.
       flops: operations of one forward pass of one example, by part.
-      recomputed: operations that the backward pass repeats, by the `remat` of the blocks.
+      recomputed: operations that the backward pass repeats, at most, by the `remat` of the blocks: one more forward
+        pass of them for `full`.
     """
 
     parameters: Counts
@@ -83,17 +84,31 @@ def complexity(
             return _text_encoder(config, source_length)
         case EncoderDecoderConfig():
             encoder = complexity(config.encoder, image_size=image_size, source_length=source_length)
-            if isinstance(config.encoder, VisionTransformerConfig):
-                sources = prod(config.encoder.grid(image_size or config.encoder.image_size))
-                sources += config.encoder.prefix
-            else:
-                sources = source_length or config.encoder.max_length
+            sources = _sources(config.encoder, image_size, source_length)
             length = target_length or config.decoder.max_length
-            decoder = _decoder(config.decoder, config.encoder.transformer.width, sources, length)
-            return _joined(encoder, decoder)
+            return _joined(encoder, _decoder(config.decoder, config.encoder.output_width, sources, length))
         case ShowAttendTellConfig():
             return _show_attend_tell(config, image_size, target_length)
     raise ValueError(f"no complexity for {type(config).__name__}: expected the config of a model")
+
+
+def _sources(
+    encoder: VisionTransformerConfig | ResNetConfig | TextEncoderConfig,
+    image_size: Size | None,
+    source_length: int | None,
+) -> int:
+    """Number of vectors that an encoder gives a decoder to attend to."""
+    if isinstance(encoder, TextEncoderConfig):
+        return source_length or encoder.max_length
+    if isinstance(encoder, ResNetConfig):
+        return prod(encoder.grid(_given(image_size)))
+    return prod(encoder.grid(image_size or encoder.image_size)) + encoder.prefix
+
+
+def _given(image_size: Size | None) -> Size:
+    if image_size is None:
+        raise ValueError("a ResNet takes images of any size: give image_size=(rows, columns)")
+    return image_size
 
 
 def _vision_transformer(config: VisionTransformerConfig, image_size: Size | None) -> Complexity:
@@ -163,10 +178,9 @@ def _decoder(config: DecoderConfig, context_width: int, sources: int, targets: i
 
 
 def _resnet(config: ResNetConfig, image_size: Size | None) -> Complexity:
-    if image_size is None:
-        raise ValueError("a ResNet takes images of any size: give image_size=(rows, columns)")
-    parameters, flops = {}, {}
-    for part, inputs, outputs, kernel, size in _convolutions(config, image_size):
+    parameters: Counts = {}
+    flops: Counts = {}
+    for part, inputs, outputs, kernel, size in _convolutions(config, _given(image_size)):
         # Every convolution is followed by BatchNorm's scale and bias.
         parameters[part] = parameters.get(part, 0) + kernel**2 * inputs * outputs + 2 * outputs
         flops[part] = flops.get(part, 0) + _product(prod(size), kernel**2 * inputs, outputs)
@@ -206,11 +220,8 @@ def _show_attend_tell(
     if targets is None:
         raise ValueError("a recurrent decoder has no longest sequence: give target_length")
     encoder = complexity(config.encoder, image_size=image_size)
-    if isinstance(config.encoder, ResNetConfig):
-        sources = prod(config.encoder.grid(image_size or (0, 0)))
-    else:
-        sources = prod(config.encoder.grid(image_size or config.encoder.image_size)) + config.encoder.prefix
-    context, width, hidden = config.context_width, config.width, config.attention_width
+    sources = _sources(config.encoder, image_size, None)
+    context, width, hidden = config.encoder.output_width, config.width, config.attention_width
     embedding, vocabulary = config.embedding_width, config.vocabulary_size
     parameters = {
         "embedding": vocabulary * embedding,

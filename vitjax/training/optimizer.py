@@ -161,8 +161,8 @@ def layer_multipliers(params_shapes: PyTree, layer_decay: float) -> PyTree:
     """A factor on the learning rate for each array, numpy float32; [L, 1, ...] for stacked blocks, else a scalar.
 
     As in BEiT: block i of L gets layer_decay ** (L - i), the embeddings below it layer_decay ** (L + 1), and all that
-    is above or beside the blocks (last norm, head, relative bias) 1. An encoder and a decoder each count their own
-    depth; an embedding outside both takes the smaller factor of the two.
+    is above or beside the blocks (last norm, head, relative bias, a decoder without blocks) 1. An encoder and a decoder
+    each count their own depth.
     """
     depths: dict[tuple[str, ...], int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params_shapes):
@@ -182,8 +182,8 @@ def layer_multipliers(params_shapes: PyTree, layer_decay: float) -> PyTree:
         # The last name alone says nothing: a relative bias is an `embedding` too.
         if not any(name in EMBEDDING_NAMES for name in names[:-1]) and names[-1] != "prefix":
             return np.float32(1)
-        beside = [depth for stack, depth in depths.items() if names[: len(stack) - 1] == stack[:-1]]
-        return np.float32(layer_decay ** (1 + max(beside or depths.values())))
+        below = [depth for stack, depth in depths.items() if names[: len(stack) - 1] == stack[:-1]]
+        return np.float32(layer_decay ** (1 + below[0]) if below else 1)
 
     return jax.tree_util.tree_map_with_path(multiplier, params_shapes)
 
