@@ -16,6 +16,7 @@ from vitjax.data.config import Augment, DataConfig
         {"fill": 256},
         {"max_length": 2},
         {"workers": -1},
+        {"curriculum_steps": -1},
     ],
 )
 def test_a_value_out_of_range_is_refused_in_one_line(fields):

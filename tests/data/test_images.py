@@ -78,6 +78,7 @@ def test_exif_rotation_is_followed_for_files_but_not_for_datasets():
     assert np.array_equal(decode_record(turned), GRADIENT)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_exif_that_cannot_be_read_does_not_cost_the_image():
     broken = encode(Image.fromarray(GRADIENT), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\xff\xff\xff")
     assert decode_image(broken).shape == (16, 24, 3)

@@ -95,11 +95,11 @@ def test_the_same_seed_gives_the_same_and_another_gives_another(strings):
 
 @given(start=st.integers(0, 400), seed=st.integers(0, 2**40))
 def test_a_resume_at_any_step_goes_on_as_if_never_stopped(digits, start, seed):
-    # 1,437 examples in batches of 32: 400 steps are nine epochs.
+    # 1,437 examples in batches of 16: 400 steps are more than four epochs.
     source = build_source(digits, "train")
     before = max(0, start - 2)
-    straight = take(train_batches(digits, batch_size=32, seed=seed, start_step=before, source=source), 4)
-    resumed = take(train_batches(digits, batch_size=32, seed=seed, start_step=start, source=source), 2)
+    straight = take(train_batches(digits, batch_size=16, seed=seed, start_step=before, source=source), 4)
+    resumed = take(train_batches(digits, batch_size=16, seed=seed, start_step=start, source=source), 2)
     assert same(straight[min(2, start) :][:2], resumed)
 
 
@@ -118,7 +118,44 @@ def test_processes_together_read_what_one_would(strings, processes):
     assert same(alone, [joined(part) for part in zip(*parts, strict=True)])
 
 
+def test_a_curriculum_begins_with_the_shortest_and_ends_with_all(strings):
+    config = replace(strings, curriculum_steps=60)
+    with train_batches(config, batch_size=50, seed=0) as batches:
+        longest, mean = zip(
+            *(
+                (lengths.max(), lengths.mean())
+                for lengths in ((next(batches)["tokens"] > 2).sum(1) for _ in range(120))
+            ),
+            strict=True,
+        )
+    assert longest[0] == 1 and max(longest[:10]) <= 2 and max(longest[60:]) == 6
+    assert all(max(longest[:step]) <= 2 + 5 * step / 60 for step in range(1, 60))
+    # Afterwards: every example once in 18 batches of 50, as without a curriculum.
+    plain = take(train_batches(replace(strings, augment=Augment()), batch_size=50, seed=0), 2)
+    after = take(train_batches(replace(config, augment=Augment()), batch_size=50, seed=0, start_step=60), 2)
+    assert same(plain, after)
+
+
+def test_a_curriculum_is_a_function_of_seed_and_step_too(strings):
+    config = replace(strings, curriculum_steps=6)
+    straight = take(train_batches(config, batch_size=8, seed=1), 9)
+    resumed = take(train_batches(config, batch_size=8, seed=1, start_step=4), 5)
+    assert same(straight[4:], resumed)
+    halves = [
+        take(train_batches(config, batch_size=8, seed=1, process_index=index, process_count=2), 9)
+        for index in range(2)
+    ]
+    assert same(straight, [joined(part) for part in zip(*halves, strict=True)])
+    assert not same(straight, take(train_batches(config, batch_size=8, seed=2), 9))
+
+
+def test_a_curriculum_of_labels_is_refused(digits):
+    with pytest.raises(ValueError, match="digits/1.0.0 has labels, not texts: set curriculum_steps to 0"):
+        train_batches(replace(digits, curriculum_steps=5), batch_size=8, seed=0)
+
+
 def test_workers_change_nothing(strings):
+    strings = replace(strings, curriculum_steps=5)
     here = take(train_batches(strings, batch_size=8, seed=1, start_step=3), 5)
     there = take(train_batches(replace(strings, workers=2), batch_size=8, seed=1, start_step=3), 5)
     assert same(here, there)
@@ -232,6 +269,7 @@ def test_the_fingerprint_names_what_the_order_depends_on_and_nothing_else(string
         print_of(replace(strings, augment=Augment())),
         print_of(replace(strings, image_size=(8, 32))),
         print_of(replace(strings, train_split="train[:50%]")),
+        print_of(replace(strings, curriculum_steps=5)),
     ):
         assert other != first
     assert print_of(replace(strings, workers=3, eval_split="train")) == first

@@ -15,7 +15,7 @@ from PIL import Image
 from vitjax.data import datasets, sources
 from vitjax.data.config import DataConfig
 from vitjax.data.datasets import digit_strings
-from vitjax.data.sources import build_source, load_builder, tokenizer_for
+from vitjax.data.sources import build_source, load_builder, text_lengths, tokenizer_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,6 +103,11 @@ def test_datasets_with_texts_bring_their_tokenizer(data_dir, name):
     assert tokenizer.alphabet == source.info.alphabet
     for place in range(len(source)):
         assert tokenizer.decode(tokenizer.encode(source[place]["text"])) == source[place]["text"]
+
+
+def test_lengths_of_texts(data_dir):
+    source = build_source(DataConfig("text_lines", data_dir=data_dir), "train")
+    assert text_lengths(source).tolist() == [len(source[place]["text"]) for place in range(len(source))]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.95])

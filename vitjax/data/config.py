@@ -81,6 +81,9 @@ class DataConfig:
     """Tokens of a text, begin and end included (T); also the length of a source text (S)."""
     augment: Augment = field(default_factory=Augment)
     """Random changes to training images."""
+    curriculum_steps: int = 0
+    """Over this many first steps, texts are drawn from the shortest ones only, more and more of them: a decoder finds
+    the alignment on short texts first. 0 is off."""
     workers: int = 0
     """Processes that prepare batches; 0 prepares them in the training process (a worker costs seconds to start)."""
 
@@ -105,5 +108,6 @@ class DataConfig:
             raise ValueError(
                 f"data.max_length is {self.max_length}: expected at least 3 (begin, one character, end)"
             )
-        if self.workers < 0:
-            raise ValueError(f"data.workers is {self.workers}: expected 0 or more")
+        for name in ("curriculum_steps", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name} is {getattr(self, name)}: expected 0 or more")

@@ -15,12 +15,12 @@ import numpy as np
 
 from vitjax.data.config import DataConfig
 from vitjax.data.preprocess import Preprocess
-from vitjax.data.sources import Source, build_source, tokenizer_for
+from vitjax.data.sources import Source, build_source, text_lengths, tokenizer_for
 from vitjax.data.tokenizers import CharacterTokenizer
 from vitjax.data.transforms import augment_image
 
 Batch = dict[str, Any]
-SHUFFLE, AUGMENT = 0, 1  # streams of random numbers under one seed
+SHUFFLE, AUGMENT, CURRICULUM = 0, 1, 2  # streams of random numbers under one seed
 
 
 class Batches:
@@ -95,13 +95,11 @@ def train_batches(
     local = _local_size(batch_size, process_index, process_count)
     source = build_source(config, config.train_split) if source is None else source
     example = _Example(config, source, tokenizer, num_classes, augment=True)
-    dataset = (
-        grain.MapDataset.source(_Numbered(source))
-        .shuffle(seed=_stream(seed, SHUFFLE))
-        .repeat()
-        # Before rows go to processes: a row's random numbers follow from its place in the whole stream.
-        .random_map(example, seed=_stream(seed, AUGMENT))
-    )
+    places = grain.MapDataset.range(len(source)).shuffle(seed=_stream(seed, SHUFFLE)).repeat()
+    if config.curriculum_steps:
+        places = _ShortestFirst(places, text_lengths(source), batch_size, config.curriculum_steps, seed)
+    # Before rows go to processes: a row's random numbers follow from its place in the whole stream.
+    dataset = places.map(_Numbered(source)).random_map(example, seed=_stream(seed, AUGMENT))
     rows = _ProcessRows(dataset, batch_size, local, process_index * local, start_step)
     return Batches(rows.batch(local, drop_remainder=True), in_memory=source.in_memory, workers=config.workers)
 
@@ -125,7 +123,7 @@ def eval_batches(
     local = _local_size(batch_size, process_index, process_count)
     source = build_source(config, split or config.eval_split) if source is None else source
     example = _Example(config, source, tokenizer, num_classes, augment=False)
-    dataset = _Filled(grain.MapDataset.source(_Numbered(source)).map(example), batch_size)
+    dataset = _Filled(grain.MapDataset.range(len(source)).map(_Numbered(source)).map(example), batch_size)
     rows = _ProcessRows(dataset, batch_size, local, process_index * local, 0)
     return EvalBatches(
         rows.batch(local, drop_remainder=True), in_memory=source.in_memory, workers=config.workers
@@ -158,19 +156,13 @@ def fingerprint(
 
 
 class _Numbered:
-    """A source whose examples know their place, for errors."""
+    """Place in the source -> example that knows its place, for errors."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __call__(self, index: int) -> dict[str, Any]:
         return self.source[index] | {"example": index}
-
-    def __repr__(self) -> str:
-        return f"{self.source.info.dataset}[{self.source.info.split}]"
 
 
 class _Example:
@@ -229,6 +221,38 @@ class _Example:
                 f"example {example['example']} of {self.where} has the label {label}: expected {expected}"
             )
         return np.int32(label)
+
+
+class _ShortestFirst(grain.MapDataset):
+    """Places in a source: at first, those of ever more of the shortest texts; after `steps` batches, the parent's.
+
+    Draws begin among the texts of the least length and end among all; they are made with replacement, from
+    (seed, step) alone.
+    """
+
+    def __init__(
+        self, parent: grain.MapDataset, lengths: np.ndarray, batch_size: int, steps: int, seed: int
+    ) -> None:
+        super().__init__(parent)
+        self._order = np.argsort(lengths, kind="stable")
+        self._shortest = int((lengths == lengths.min()).sum())
+        self._batch_size, self._steps, self._seed = batch_size, steps, seed
+        self._drawn: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        return len(self._parent)
+
+    def __getitem__(self, index: int) -> int:
+        step, row = divmod(index, self._batch_size)
+        if step >= self._steps:
+            return self._parent[index - self._steps * self._batch_size]
+        drawn_step, drawn = self._drawn  # read once: other threads may be at other steps
+        if drawn_step != step:
+            share = self._shortest + (len(self._order) - self._shortest) * step // self._steps
+            rng = np.random.default_rng([self._seed, CURRICULUM, step])
+            drawn = self._order[rng.integers(share, size=self._batch_size)].tolist()
+            self._drawn = (step, drawn)
+        return drawn[row]
 
 
 class _ProcessRows(grain.MapDataset):

@@ -13,8 +13,10 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
+from jaxtyping import Int64
 
 from vitjax.data.config import DataConfig
 from vitjax.data.datasets import OWN, own_builder
@@ -116,6 +118,16 @@ class RecordSource:
                 self._cache[place] = record
         return records[index - first]
 
+    def text_lengths(self) -> Int64[np.ndarray, " N"]:
+        """Characters of every text, without decoding anything else."""
+        key = next(stored for stored, name in self._rename.items() if name == "text")
+        text = tfds.features.FeaturesDict({key: self._features[key]})
+        lengths = []
+        for first in range(0, len(self), BLOCK):
+            records = self._records.__getitems__(list(range(first, min(first + BLOCK, len(self)))))
+            lengths += [len(text.deserialize_example_np(record)[key].decode()) for record in records]
+        return np.array(lengths, np.int64)
+
     def __getstate__(self) -> dict[str, Any]:
         # A worker process fills its own cache rather than being sent ours.
         return {name: value for name, value in self.__dict__.items() if name != "_cache"}
@@ -143,6 +155,15 @@ def build_source(config: DataConfig, split: str) -> Source:
     prepared as ArrayRecord; the ValueError raised where it does not says how to prepare it.
     """
     return RecordSource(load_builder(config.name, config.data_dir), split)
+
+
+def text_lengths(source: Source) -> Int64[np.ndarray, " N"]:
+    """Characters of every text of a source."""
+    if source.info.task == "image_to_label":
+        raise ValueError(f"{source.info.dataset} has labels, not texts: set curriculum_steps to 0")
+    if isinstance(source, RecordSource):
+        return source.text_lengths()
+    return np.array([len(source[index]["text"]) for index in range(len(source))], np.int64)
 
 
 def tokenizer_for(config: DataConfig) -> CharacterTokenizer:
