@@ -12,6 +12,7 @@ from vitjax.data.datasets.digits import DigitSet, split_digits
 from vitjax.data.datasets.distortion import BOX, CELL, Distortion, distort, undistorted
 from vitjax.data.datasets.encoding import png
 
+# Prepared data is found by its version: whatever changes an image or a label below needs a new VERSION.
 ALPHABET = "0123456789"
 COUNTS = {"train": 60_000, "test": 2_000}
 SEED = 20_261
