@@ -15,7 +15,7 @@ from vitjax.data.tokenizers import CharacterTokenizer
 from vitjax.parallel.mesh import make_mesh
 from vitjax.parallel.processes import any_process, is_primary, process_count
 from vitjax.parallel.sharding import batch_sharding
-from vitjax.training.checkpoints import Checkpointer, steps
+from vitjax.training.checkpoints import Checkpointer, SaveFailed, steps
 from vitjax.training.config import Config, to_json
 from vitjax.training.evaluation import Evaluation, evaluate
 from vitjax.training.logging import MetricsLogger
@@ -65,18 +65,16 @@ def fit(config: Config, directory: str | Path, *, resume: bool = False) -> Resul
     tokenizer = None if is_classifier(config) else tokenizer_for(config.data)
     check_data(config, tokenizer)
     data = fingerprint(config.data, batch_size=config.train.batch_size, seed=config.train.seed)
-    if is_primary():
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "config.json").write_text(to_json(config))
-        if tokenizer is not None:
-            save_tokenizer(directory, tokenizer)
-
     with Checkpointer(directory / "checkpoints", keep=config.train.keep) as checkpoints:
-        if resume and checkpoints.latest_step() is not None:
+        if resume and any((directory / "checkpoints").glob("step_*")):
             state, metadata = checkpoints.restore(setup.shapes)
             require_same_data(metadata["data"], data)
         else:
             state, metadata = init_state(setup), {"data": data, "train_seconds": 0.0}
+        if is_primary():
+            (directory / "config.json").write_text(to_json(config))
+            if tokenizer is not None:
+                save_tokenizer(directory, tokenizer)
         return _run(setup, state, mesh, tokenizer, directory, checkpoints, metadata)
 
 
@@ -117,12 +115,23 @@ def _run(
             stopping = _stops(stop, step, train.log_every)
             if step % train.save_every == 0 or last or stopping:
                 spent = seconds + time.perf_counter() - clock
-                checkpoints.save(step, state, {"data": metadata["data"], "train_seconds": spent})
+                save(checkpoints, step, state, {"data": metadata["data"], "train_seconds": spent}, logger)
             if stopping:
                 break
         seconds += time.perf_counter() - clock
     checkpoints.wait()
     return Result(state, setup, evaluation, seconds, stop.signal.name if stop.signal else None)
+
+
+def save(
+    checkpoints: Checkpointer, step: int, state: TrainState, metadata: dict[str, Any], logger: MetricsLogger
+) -> None:
+    """Save in the background. A save before this one that failed is told of and does not end the run."""
+    try:
+        checkpoints.save(step, state, metadata)
+    except SaveFailed as failure:
+        logger.message(str(failure))
+        checkpoints.save(step, state, metadata)
 
 
 def train_stream(config: Config, mesh: Mesh, start_step: int) -> DevicePrefetch:

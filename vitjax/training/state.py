@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, PyTree
 
 from vitjax.nn import functional
 from vitjax.nn.functional import Tree
@@ -31,13 +30,13 @@ class TrainState:
       key: the run's random key; step s uses `fold_in(key, s)`.
     """
 
-    step: Int[Array, ""]
+    step: Any  # i32 []
     params: Tree
     frozen: Tree
     stats: Tree
-    opt_state: PyTree
+    opt_state: Any
     ema: Tree
-    key: Array
+    key: Any
 
     @property
     def evaluated(self) -> Tree:

@@ -53,7 +53,7 @@ def train_step(setup: Setup, state: TrainState, batch: Batch) -> tuple[TrainStat
     ema = ema_update(state.ema, params, config.ema_decay, step) if config.ema_decay else state.ema
     metrics = {
         "loss": loss.mean,
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
         "learning_rate": setup.schedule(state.step),
         "bad_labels": loss.bad_labels,
     }

@@ -1,0 +1,63 @@
+import dataclasses
+import json
+
+import pytest
+
+from tests.training.runs import classifier, residual, transcriber, translator
+from vitjax.training.config import TrainConfig, from_json, load_config, reads_images, to_json
+from vitjax.training.mixing import MixingConfig
+
+
+@pytest.mark.parametrize("family", [classifier, residual, transcriber, translator])
+def test_json_and_back(family):
+    config = family(freeze=("head/.*",), ema_decay=0.5)
+    assert from_json(to_json(config), where="here") == config
+
+
+def test_broken_json_names_file_and_field():
+    record = json.loads(to_json(classifier()))
+    record["train"]["steps"] = "many"
+    with pytest.raises(ValueError, match=r"run/config.json: train.steps: .*integer"):
+        from_json(json.dumps(record), where="run/config.json")
+    del record["train"]
+    with pytest.raises(ValueError, match="run/config.json: train: "):
+        from_json(json.dumps(record), where="run/config.json")
+    with pytest.raises(ValueError, match="^run/config.json: "):
+        from_json("{", where="run/config.json")
+
+
+def test_what_a_model_reads():
+    assert reads_images(classifier().model)
+    assert reads_images(transcriber().model)
+    assert not reads_images(translator().model)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("steps", 0), ("batch_size", -1), ("ema_decay", 1.0), ("label_smoothing", -0.1)]
+)
+def test_values_out_of_range(field, value):
+    with pytest.raises(ValueError, match=f"train.{field} is {value}"):
+        dataclasses.replace(TrainConfig(steps=1, batch_size=2), **{field: value})
+
+
+def test_options_that_contradict():
+    with pytest.raises(ValueError, match="not a multiple of train.accumulate 3"):
+        TrainConfig(steps=1, batch_size=8, accumulate=3)
+    with pytest.raises(ValueError, match="needs a classifier"):
+        dataclasses.replace(transcriber(), mixing=MixingConfig(mixup=0.2))
+
+
+def test_files_that_are_no_configs(tmp_path):
+    with pytest.raises(ValueError, match="no config file .*nothing.py"):
+        load_config(tmp_path / "nothing.py")
+    (tmp_path / "a.py").write_text("x = 1\n")
+    with pytest.raises(ValueError, match="no function get_config"):
+        load_config(tmp_path / "a.py")
+    with pytest.raises(ValueError, match=r"there are .*a\.py"):
+        load_config(tmp_path / "b.py")
+    (tmp_path / "c.py").write_text("def get_config():\n    return 3\n")
+    with pytest.raises(ValueError, match="returned int"):
+        load_config(tmp_path / "c.py")
+    (tmp_path / "d.txt").write_text("")
+    with pytest.raises(ValueError, match="not a Python file"):
+        load_config(tmp_path / "d.txt")
