@@ -1,6 +1,8 @@
 """The real decoders, token by token, say what they say all at once."""
 
 import functools
+import math
+import re
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vitjax.decoding import GenerationConfig, beam_search, generate, greedy
+from vitjax.decoding import GenerationConfig, beam_search, encode, generate, greedy
+from vitjax.decoding.generate import _decode
 from vitjax.models.decoder import DecoderConfig
 from vitjax.models.encoder_decoder import EncoderDecoderConfig
 from vitjax.models.show_attend_tell import ShowAttendTellConfig
@@ -196,3 +200,22 @@ def test_log_probs_are_those_of_teacher_forcing(name, length):
     expected = jnp.where(generated, score(params, out.tokens), 0)
     np.testing.assert_allclose(out.token_log_probs[:, :, 1:], expected, atol=1e-4)
     assert not out.token_log_probs[:, :, 0].any()
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_sharded_batch_moves_no_memory_between_devices(kind):
+    """Only the choice of the best may be gathered (XLA does not split top-k on CPU), never the cache."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    definition, params = parts("image learned")
+    config = replace(CONFIGS[kind], decoder_start_token_id=1)
+    rows = 16
+    source = np.zeros((rows, 8, 8, 1), np.float32)
+    source = jax.device_put(source, NamedSharding(mesh, PartitionSpec("data")))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    encoded = encode(definition, params, source)
+    assert encoded.tokens.sharding.shard_shape(encoded.tokens.shape)[0] == rows // 8
+    program = _decode.lower(definition, config, params, {}, encoded, None, None).compile().as_text()
+    moved = re.findall(r"= \w+\[([\d,]*)\]\S* (?:all-\w+|collective-\w+|reduce-scatter)\(", program)
+    assert moved  # at least whether all rows are done
+    largest = max(math.prod(int(n) for n in shape.split(",") if n) for shape in moved)
+    assert largest <= (rows * config.num_beams * VOCABULARY if kind == "beam" else 1)
