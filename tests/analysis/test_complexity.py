@@ -127,15 +127,14 @@ def products(jaxpr):
     """Operations of all matrix products and convolutions in a traced program, loops included."""
     total = 0
     for equation in jaxpr.eqns:
-        output = equation.outvars[0].aval
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
-            total += 2 * output.size * math.prod(shape[axis] for axis in contracted)
+            total += 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
         elif equation.primitive.name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * output.size * math.prod(kernel) // outputs
+            total += 2 * equation.outvars[0].aval.size * math.prod(kernel) // outputs
         repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         total += repeats * sum(products(inner) for inner in inner_programs(equation))
     return total
@@ -174,6 +173,32 @@ def test_operations_are_the_products_of_the_traced_program(name):
         length, layers = (7, config.decoder.transformer) if name in SEQUENCES else (12, config.transformer)
         saved = layers.depth * 2 * length * layers.width**2
     assert counted(config).forward_flops == traced - saved
+
+
+@pytest.mark.parametrize("model", ["ViT", "encoder-decoder"])
+@pytest.mark.parametrize(
+    "blocks", [{}, {"layer_scale": 0.1}, {"norm_position": "post"}, {"activation": "swiglu"}], ids=str
+)
+def test_training_is_the_products_of_the_traced_gradient(model, blocks):
+    """Three times the forward pass, but that nobody needs the gradient of the images, and what `remat` repeats."""
+    forward_only = replace(VIT, num_classes=0, pooling="none")
+
+    def build(remat):
+        if model == "ViT":
+            return with_blocks(VIT, remat=remat, **blocks)
+        encoder, decoder = (with_blocks(part, remat=remat, **blocks) for part in (forward_only, DECODER))
+        return EncoderDecoderConfig(encoder=encoder, decoder=decoder)
+
+    def traced(config):
+        run, params = forward(config)
+        gradient = jax.grad(lambda params, *inputs: jnp.sum(run(params, *inputs) ** 2))
+        return products(jax.make_jaxpr(gradient)(params, *inputs_of(config)).jaxpr)
+
+    plain = counted(build("none"))
+    patches = next(count for name, count in plain.flops.items() if "patch_embedding" in name)
+    assert plain.training_flops == 3 * plain.forward_flops == traced(build("none")) + patches
+    for remat in ("full", "dots"):
+        assert counted(build(remat)).training_flops == traced(build(remat)) + patches
 
 
 def test_other_sizes():

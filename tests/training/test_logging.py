@@ -249,7 +249,7 @@ def test_a_dumb_terminal_gets_plain_lines(tmp_path, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     with Terminal() as terminal, quiet(tmp_path, stream=terminal.stream) as logger:
         logger.log(10, {"loss": 0.25})
-    assert "\x1b" not in terminal.text and "10/100" in terminal.text
+    assert "\x1b" not in terminal.text and "train  10/100 10%" in terminal.text
 
 
 def test_a_full_disk_is_reported_once_and_loses_no_record(tmp_path):

@@ -35,8 +35,7 @@ class Complexity:
     Attributes:
       parameters: trained numbers of each part.
       flops: operations of one forward pass of one example, by part.
-      recomputed: operations that the backward pass repeats, at most, by the `remat` of the blocks: one more forward
-        pass of them for `full`.
+      recomputed: operations that the backward pass repeats, by the `remat` of the blocks.
     """
 
     parameters: Counts
@@ -55,7 +54,10 @@ class Complexity:
 
     @property
     def training_flops(self) -> int:
-        """Operations of forward and backward pass of one example: a product needs two more for its gradients."""
+        """Operations of forward and backward pass of one example: a product needs two more for its gradients.
+
+        The gradient of the images, which nobody takes, is counted with them, as is the custom.
+        """
         return 3 * self.forward_flops + self.recomputed
 
 
@@ -253,10 +255,14 @@ def _joined(encoder: Complexity, decoder: Complexity) -> Complexity:
 
 def _recomputed(t: TransformerConfig, flops: Counts) -> int:
     """What the backward pass of the blocks repeats; `dots` keeps the products with weights, but not the scores."""
-    outside = ("patch_embedding", "pool", "head")
     match t.remat:
         case "full":
-            return sum(count for name, count in flops.items() if name not in outside)
+            outside = ("patch_embedding", "pool", "head")
+            repeated = sum(count for name, count in flops.items() if name not in outside)
+            if t.norm_position == "pre" and t.layer_scale is None:
+                # A block ends in a sum, whose gradient does not need the block's last product.
+                repeated -= flops["feed_forward"] // _feed_forward_products(t)
+            return repeated
         case "dots":
             return sum(count for name, count in flops.items() if name.endswith("scores"))
     return 0
@@ -302,10 +308,14 @@ def _attention_parameters(t: TransformerConfig, context_width: int, *, cross: bo
 def _feed_forward(t: TransformerConfig, tokens: int, use_bias: bool | None = None) -> tuple[int, int]:
     """Parameters, and operations on `tokens` tokens."""
     use_bias = t.use_bias if use_bias is None else use_bias
-    into = 2 if t.activation == "swiglu" else 1
+    into = _feed_forward_products(t) - 1
     width, hidden = t.width, t.feed_forward_width
     parameters = into * _linear(width, hidden, use_bias) + _linear(hidden, width, use_bias)
     return parameters, (into + 1) * _product(tokens, width, hidden)
+
+
+def _feed_forward_products(t: TransformerConfig) -> int:
+    return 3 if t.activation == "swiglu" else 2
 
 
 def _norm_parameters(t: TransformerConfig, *, sublayers: int) -> int:
