@@ -36,4 +36,4 @@ demo: $(STAMP)
 	$(PYTHON) -m vitjax.demo $(ARGS)
 
 bench: $(STAMP)
-	$(PYTHON) -m benchmarks.run $(ARGS)
+	$(PYTHON) -m benchmarks.decode $(ARGS)

@@ -40,6 +40,7 @@ def get_config() -> Config:
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
             resize="crop",
+            fill=128,
             interpolation="bicubic",
             augment=Augment(crop="random_resized", flip=True, three_augment=True, color_jitter=0.3),
             workers=16,

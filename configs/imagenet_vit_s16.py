@@ -29,6 +29,7 @@ def get_config() -> Config:
             eval_split="validation",
             image_size=(224, 224),
             resize="crop",
+            fill=128,
             augment=Augment(
                 crop="random_resized",
                 crop_area=(0.05, 1.0),

@@ -30,7 +30,7 @@ def get_config() -> Config:
                 transformer, vocabulary_size=76, max_length=22, positions="sinusoidal", scale_embedding=True
             ),
         ),
-        data=DataConfig(name="text_lines", image_size=(32, 192), channels=1, max_length=22),
+        data=DataConfig(name="text_lines", image_size=(32, 192), channels=1, max_length=22, fill=255),
         train=TrainConfig(
             steps=6000, batch_size=32, label_smoothing=0.05, ema_decay=0.998, log_every=100, eval_every=2000
         ),

@@ -91,7 +91,7 @@ def _run(
     start = int(state.step)
     update = make_train_step(setup, mesh)
     evaluation, seconds = None, metadata["train_seconds"]
-    clock = time.perf_counter()
+    clock, bad_labels = time.perf_counter(), 0
     with (
         StopFlag() as stop,
         MetricsLogger(directory, train.steps, examples_per_step=train.batch_size, start_step=start) as logger,
@@ -99,11 +99,15 @@ def _run(
     ):
         for step in range(start + 1, train.steps + 1):
             state, metrics = update(state, next(batches))
+            bad_labels += metrics["bad_labels"]
             logger.advance(step)
-            last = step == train.steps
-            if step % train.log_every == 0 or last:
-                metrics = jax.device_get(metrics)
+            last, stopping = step == train.steps, _stops(stop, step, train.log_every)
+            logging = step % train.log_every == 0 or last
+            saving = step % train.save_every == 0 or last or stopping
+            if logging or saving:
+                metrics = jax.device_get({**metrics, "bad_labels": bad_labels})
                 refuse_bad(metrics, step, setup.config)
+            if logging:
                 logger.log(step, metrics)
             if step % train.eval_every == 0 or last:
                 jax.block_until_ready(state)
@@ -112,8 +116,7 @@ def _run(
                     evaluation = evaluate_state(setup, state, mesh, tokenizer)
                 logger.log(step, evaluation.scalars(), phase="eval")
                 clock = time.perf_counter()
-            stopping = _stops(stop, step, train.log_every)
-            if step % train.save_every == 0 or last or stopping:
+            if saving:
                 spent = seconds + time.perf_counter() - clock
                 save(checkpoints, step, state, {"data": metadata["data"], "train_seconds": spent}, logger)
             if stopping:
