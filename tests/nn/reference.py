@@ -72,12 +72,16 @@ ACTIVATIONS = {
 
 
 def linear(x, layer):
-    return np.asarray(x, float) @ np.asarray(layer["kernel"], float) + np.asarray(layer.get("bias", 0.0), float)
+    return np.asarray(x, float) @ np.asarray(layer["kernel"], float) + np.asarray(
+        layer.get("bias", 0.0), float
+    )
 
 
 def feed_forward(x, params, activation):
     if activation == "swiglu":
-        return linear(ACTIVATIONS["silu"](linear(x, params["gate"])) * linear(x, params["up"]), params["down"])
+        return linear(
+            ACTIVATIONS["silu"](linear(x, params["gate"])) * linear(x, params["up"]), params["down"]
+        )
     return linear(ACTIVATIONS[activation](linear(x, params["up"])), params["down"])
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.nn import reference
-from tests.nn.trees import gradients_match, normal, parts
+from tests.nn.trees import gradients_match, initial, normal, parts
 from vitjax.nn import functional
 from vitjax.nn.attention import (
     MultiHeadAttention,
@@ -56,7 +56,9 @@ def test_additive_against_numpy(mask: str) -> None:
     query, key, value = inputs()
     kernel, bias = normal(H, C, seed=5), normal(1, H, T, S, seed=6)
     allowed = None if MASKS[mask] is None else np.asarray(MASKS[mask])
-    want = reference.additive_weights(*(np.asarray(a) for a in (query, key, kernel)), allowed, np.asarray(bias))
+    want = reference.additive_weights(
+        *(np.asarray(a) for a in (query, key, kernel)), allowed, np.asarray(bias)
+    )
     got = additive_weights(query, key, kernel, MASKS[mask], bias)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
@@ -142,7 +144,9 @@ def test_multi_head_against_numpy(kind: str, mask: str) -> None:
     want = reference.multi_head_attention(
         *(np.asarray(a, float) for a in (x, context)), params, allowed, np.asarray(bias)
     )
-    got = run(definition, params, x, context, mask=None if allowed is None else jnp.asarray(allowed), bias=bias)
+    got = run(
+        definition, params, x, context, mask=None if allowed is None else jnp.asarray(allowed), bias=bias
+    )
     assert got.weights is None
     np.testing.assert_allclose(got.values, want, rtol=1e-4, atol=1e-5)
     assert params["query"]["kernel"].shape == (D, H, KINDS[kind].get("head_width", D // H))
@@ -259,7 +263,7 @@ def test_gradients(kind: str) -> None:
 
 
 def test_initial_projections_are_xavier_uniform_over_all_heads() -> None:
-    _, params, _ = parts(lambda rngs: MultiHeadAttention(128, 4, rngs=rngs), scale=0)
+    _, params, _ = initial(lambda rngs: MultiHeadAttention(128, 4, rngs=rngs))
     for name in ("query", "key", "value", "out"):
         kernel = np.asarray(params[name]["kernel"])
         np.testing.assert_allclose(kernel.std(), np.sqrt(2 / 256), rtol=0.03)

@@ -12,7 +12,10 @@ B, K, S, H, C, T = 2, 3, 4, 2, 5, 6
 
 
 def create(num_beams: int = K, dtype: str = "float32") -> DecoderCache:
-    cross = [(normal(B, S, H, C, seed=i).astype(dtype), normal(B, S, H, C, seed=i + 9).astype(dtype)) for i in (0, 1)]
+    cross = [
+        (normal(B, S, H, C, seed=i).astype(dtype), normal(B, S, H, C, seed=i + 9).astype(dtype))
+        for i in (0, 1)
+    ]
     return DecoderCache.create(cross, None, num_beams=num_beams, max_length=T)
 
 
@@ -32,7 +35,9 @@ def test_reorder_moves_the_table_alone() -> None:
     cache = create().claim(K, 2).advance(2)
     parents = jnp.asarray([[2, 0, 0], [1, 1, 2]])
     moved = cache.reorder(parents)
-    assert all(a is b for a, b in zip(jax.tree.leaves(moved.layers), jax.tree.leaves(cache.layers), strict=True))
+    assert all(
+        a is b for a, b in zip(jax.tree.leaves(moved.layers), jax.tree.leaves(cache.layers), strict=True)
+    )
     np.testing.assert_array_equal(moved.ancestors[0, :, :2], [[2, 2], [0, 0], [0, 0]])
     np.testing.assert_array_equal(moved.ancestors[1, :, :2], [[1, 1], [1, 1], [2, 2]])
     assert moved.position == 2
@@ -57,7 +62,9 @@ def test_positions_and_visible_with_left_padding() -> None:
     np.testing.assert_array_equal(visible[1], [[0, 0, 1, 1, 0], [0, 0, 1, 1, 1]])
 
 
-@given(st.integers(1, 4), st.lists(st.lists(st.integers(0, 3), min_size=8, max_size=8), min_size=1, max_size=T))
+@given(
+    st.integers(1, 4), st.lists(st.lists(st.integers(0, 3), min_size=8, max_size=8), min_size=1, max_size=T)
+)
 def test_reading_through_ancestors_equals_copying_histories(beams: int, steps: list[list[int]]) -> None:
     """Beams that copy their parent's whole history at each step, against slots that stay where they are."""
     cache, buffer = create(beams), jnp.zeros((B, beams, H, T, C))

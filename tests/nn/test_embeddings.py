@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 
 from tests.nn import reference
-from tests.nn.trees import gradients_match, normal, parts
+from tests.nn.trees import gradients_match, initial, normal, parts
 from vitjax.nn import functional
 from vitjax.nn.embeddings import (
     ConvStem,
@@ -48,11 +48,15 @@ def test_convolutional_stem() -> None:
     images = normal(1, 6, 8, 2)
     want = np.asarray(images)[0]
     for i, stride in enumerate((2, 1)):
-        conv, norm = ({k: np.asarray(v) for k, v in params[f"{name}{i}"].items()} for name in ("conv", "norm"))
+        conv, norm = (
+            {k: np.asarray(v) for k, v in params[f"{name}{i}"].items()} for name in ("conv", "norm")
+        )
         want = reference.convolve(want, conv["kernel"], conv["bias"], (stride, stride))
         want = reference.ACTIVATIONS["gelu"](reference.layer_norm(want, norm["scale"], norm["bias"]))
     np.testing.assert_allclose(functional.merge(definition, params)(images)[0], want, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match=r"stem_widths \(3, 4\) and stem_strides \(2,\) must have equal length"):
+    with pytest.raises(
+        ValueError, match=r"stem_widths \(3, 4\) and stem_strides \(2,\) must have equal length"
+    ):
         ConvStem(2, (3, 4), (2,), rngs=nnx.Rngs(0))
 
 
@@ -173,7 +177,7 @@ def test_combine() -> None:
 
 def test_initial_sizes() -> None:
     """Token vectors of unit length at width D: scaled by sqrt(D) their features have the size of a sinusoid's."""
-    _, params, _ = parts(lambda rngs: TokenEmbedding(1000, 64, rngs=rngs), scale=0)
+    _, params, _ = initial(lambda rngs: TokenEmbedding(1000, 64, rngs=rngs))
     np.testing.assert_allclose(np.asarray(params["embedding"]).std(), 1 / 8, rtol=0.02)
 
 

@@ -36,9 +36,7 @@ def test_order_of_the_tokens_does_not_matter() -> None:
 
 def test_gradients_and_bfloat16() -> None:
     definition, params = pool()
-    gradients_match(
-        lambda p, x: functional.merge(definition, p)(x, train=False), params, normal(2, 4, 8)
-    )
+    gradients_match(lambda p, x: functional.merge(definition, p)(x, train=False), params, normal(2, 4, 8))
     definition, params = pool(dtype="bfloat16")
     out = functional.merge(definition, params)(normal(2, 4, 8).astype(jnp.bfloat16), train=True)
     assert out.dtype == jnp.bfloat16 and out.shape == (2, 8)

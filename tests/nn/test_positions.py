@@ -51,7 +51,14 @@ def test_sinusoidal_grid_is_row_then_column(grid: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(
     ("source", "target"),
-    [((4, 4), (8, 8)), ((4, 4), (6, 9)), ((3, 5), (5, 3)), ((7, 7), (4, 4)), ((1, 6), (1, 9)), ((14, 14), (24, 16))],
+    [
+        ((4, 4), (8, 8)),
+        ((4, 4), (6, 9)),
+        ((3, 5), (5, 3)),
+        ((7, 7), (4, 4)),
+        ((1, 6), (1, 9)),
+        ((14, 14), (24, 16)),
+    ],
 )
 def test_interpolation_against_numpy(source: tuple[int, int], target: tuple[int, int]) -> None:
     embedding = normal(source[0] * source[1], 3)
@@ -74,7 +81,9 @@ def test_learned_positions() -> None:
     assert table.shape == (6, 4) and 0.005 < table.std() < 0.05
     np.testing.assert_array_equal(positions((2, 3)), table)
     np.testing.assert_array_equal(positions((4, 5)), interpolate_grid(table, (2, 3), (4, 5)))
-    np.testing.assert_array_equal(positions.at(jnp.asarray([[0, 5], [99, 2]])), table[np.array([[0, 5], [5, 2]])])
+    np.testing.assert_array_equal(
+        positions.at(jnp.asarray([[0, 5], [99, 2]])), table[np.array([[0, 5], [5, 2]])]
+    )
 
 
 def rotated_scores(query, key, query_at, key_at):
