@@ -47,7 +47,7 @@ def test_standard_sizes_have_the_known_number_of_parameters(variant, count):
 
 def test_imagenet_form_is_the_formula():
     definition, params, stats = build(DEEP)
-    images = normal(2, 9, 14, 3)
+    images = normal(2, 12, 14, 3)
     x = residual.convolve(np.asarray(images), params["conv_stem"]["kernel"], 2)
     x = residual.relu(residual.batch_norm(x, params["norm_stem"], stats["norm_stem"], train=False))
     x = residual.max_pool(x)
@@ -92,7 +92,9 @@ def test_encode_gives_the_tokens_and_refuses_a_mask():
     model = functional.merge(definition, params, stats)
     tokens, mask = jax.jit(lambda x: model.encode(x, train=False))(images)
     assert mask is None
-    np.testing.assert_allclose(tokens, features(definition, params, stats, images).tokens, rtol=1e-6)
+    np.testing.assert_allclose(
+        tokens, features(definition, params, stats, images).tokens, rtol=1e-5, atol=1e-6
+    )
     with pytest.raises(ValueError, match="source_mask"):
         model.encode(images, source_mask=jnp.ones((2, 16), bool), train=False)
 
@@ -153,7 +155,7 @@ def test_graph_mode_changes_nothing(graph):
         logits, updated = run(definition, params, stats, images, train=True)
     definition, *_ = functional.abstract(lambda rngs: SMALL.build(rngs=rngs))
     want, stats = run(definition, params, stats, images, train=True)
-    np.testing.assert_allclose(logits, want, rtol=1e-6)
+    np.testing.assert_allclose(logits, want, rtol=1e-5, atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, updated, stats)
 
 

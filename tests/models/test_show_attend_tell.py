@@ -246,7 +246,7 @@ def test_a_vision_transformer_can_be_the_encoder():
 
     logits, attention, same = run(params, normal(B, 4, 8, 1), TOKENS)
     assert attention.shape == (1, B, 1, T, 9)
-    np.testing.assert_allclose(logits, same, rtol=1e-6)
+    np.testing.assert_allclose(logits, same, rtol=1e-5, atol=1e-6)
 
 
 def test_generates_greedily_what_it_scores_highest():
@@ -274,8 +274,7 @@ def test_beams_find_the_best_of_all_sequences():
     np.testing.assert_allclose(out.scores[:, 0], scores.reshape(B, -1).max(-1), atol=1e-5)
 
 
-@pytest.mark.parametrize("graph", [False, True])
-def test_graph_mode_changes_nothing(graph):
+def test_graph_mode_changes_nothing():
     config = GenerationConfig(max_length=T, decoder_start_token_id=1, num_beams=2)
 
     def run():
@@ -296,6 +295,8 @@ def test_graph_mode_changes_nothing(graph):
 
         return gradient(params), generate(definition, params, IMAGES, stats=stats, config=config).tokens
 
-    with nnx.set_graph_mode(graph):
-        got = run()
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got, run())
+    with nnx.set_graph_mode(False):
+        trees = run()
+    with nnx.set_graph_mode(True):
+        graphs = run()
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), trees, graphs)
