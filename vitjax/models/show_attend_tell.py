@@ -37,12 +37,6 @@ class ShowAttendTellConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     kind: Literal["show_attend_tell"] = "show_attend_tell"
 
-    @property
-    def context_width(self) -> int:
-        """Features of the vectors that the decoder attends to."""
-        encoder = self.encoder
-        return encoder.output_width if isinstance(encoder, ResNetConfig) else encoder.transformer.width
-
     def build(self, *, rngs: nnx.Rngs) -> "ShowAttendTell":
         return ShowAttendTell(self, rngs=rngs)
 
@@ -115,7 +109,7 @@ class ShowAttendTell(nnx.Module):
                 rngs=rngs,
             )
 
-        features, width, embedding = config.context_width, config.width, config.embedding_width
+        features, width, embedding = config.encoder.output_width, config.width, config.embedding_width
         self.encoder = config.encoder.build(rngs=rngs)
         self.embedding = TokenEmbedding(config.vocabulary_size, embedding, dtype=config.dtype, rngs=rngs)
         self.initial_hidden = linear(features, width)
