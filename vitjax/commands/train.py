@@ -32,21 +32,27 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     options, overrides = parser.parse_known_args(arguments)
     if options.config is None:
+        if not {"-h", "--help"} & set(overrides):
+            raise ValueError("no --config FILE: give one of configs/, or see vitjax train --help")
         parser.print_help()
-        return 0 if {"-h", "--help"} & set(overrides) else 2
+        return 0
 
     from vitjax.training.config import load_config
 
     config = apply_overrides(load_config(options.config), overrides, prog="vitjax train")
 
     from vitjax.parallel.processes import ProcessConfig, initialize
+    from vitjax.training.checkpoints import SaveFailed
     from vitjax.training.loop import fit
 
     initialize(ProcessConfig(options.coordinator, options.processes, options.process))
     directory = Path(options.directory or Path("runs") / config.name)
-    result = fit(config, directory, resume=options.resume)
+    try:
+        result = fit(config, directory, resume=options.resume)
+    except SaveFailed as failure:
+        raise OSError(str(failure)) from failure
     report(result, directory)
-    return 0 if result.stopped is None else 143
+    return 0 if result.stopped is None else 128 + result.stopped
 
 
 def report(result, directory: Path) -> None:
@@ -56,7 +62,10 @@ def report(result, directory: Path) -> None:
     if not is_primary():
         return
     if result.stopped:
-        print(f"stopped by {result.stopped} after step {int(result.state.step)}; go on with --resume")
+        print(f"stopped by {result.stopped.name} after step {int(result.state.step)}; go on with --resume")
+        return
+    if result.evaluation is None:
+        print(f"{directory} was already at step {int(result.state.step)}; --train.steps takes it further")
         return
     print(summary_line(result.evaluation))
     print(f"trained in {result.train_seconds:.0f} s; written to {directory}")

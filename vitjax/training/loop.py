@@ -1,5 +1,7 @@
 """The story of a run: plan, restore or start, step, log, evaluate, save."""
 
+import math
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from vitjax.data.pipeline import eval_batches, fingerprint, train_batches
-from vitjax.data.prefetch import DevicePrefetch, prefetch_to_device, process_share
-from vitjax.data.sources import tokenizer_for
+from vitjax.data.pipeline import EvalBatches
 from vitjax.data.tokenizers import CharacterTokenizer
 from vitjax.parallel.mesh import make_mesh
 from vitjax.parallel.processes import any_process, is_primary, process_count
@@ -22,7 +22,7 @@ from vitjax.training.logging import MetricsLogger
 from vitjax.training.signals import StopFlag
 from vitjax.training.state import Setup, TrainState, init_state, make_setup
 from vitjax.training.step import make_train_step
-from vitjax.training.tasks import is_classifier
+from vitjax.training.streams import RunData, eval_set, eval_stream, open_data, require_same_data, train_stream
 from vitjax.training.tokenizer_file import save_tokenizer
 
 
@@ -32,16 +32,16 @@ class Result:
 
     Attributes:
       state: the last state, on the mesh.
-      evaluation: of the last step; None if the run was stopped before it.
+      evaluation: of the last step; None if the run was stopped before it, or had been there already.
       train_seconds: of the whole run, evaluations and interruptions left out.
-      stopped: the signal that stopped the run early, or None.
+      stopped: the signal that stopped the run early (SIGTERM where another process got it), or None.
     """
 
     state: TrainState
     setup: Setup
     evaluation: Evaluation | None
     train_seconds: float
-    stopped: str | None
+    stopped: signal.Signals | None
 
 
 def fit(config: Config, directory: str | Path, *, resume: bool = False) -> Result:
@@ -61,28 +61,26 @@ def fit(config: Config, directory: str | Path, *, resume: bool = False) -> Resul
     refuse_overwrite(directory, resume)
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
+    data = open_data(config)
     setup = make_setup(config, mesh)
-    tokenizer = None if is_classifier(config) else tokenizer_for(config.data)
-    check_data(config, tokenizer)
-    data = fingerprint(config.data, batch_size=config.train.batch_size, seed=config.train.seed)
     with Checkpointer(directory / "checkpoints", keep=config.train.keep) as checkpoints:
         if resume and any((directory / "checkpoints").glob("step_*")):
             state, metadata = checkpoints.restore(setup.shapes)
-            require_same_data(metadata["data"], data)
+            require_same_data(metadata["data"], data.fingerprint)
         else:
-            state, metadata = init_state(setup), {"data": data, "train_seconds": 0.0}
+            state, metadata = init_state(setup), {"data": data.fingerprint, "train_seconds": 0.0}
         if is_primary():
             (directory / "config.json").write_text(to_json(config))
-            if tokenizer is not None:
-                save_tokenizer(directory, tokenizer)
-        return _run(setup, state, mesh, tokenizer, directory, checkpoints, metadata)
+            if data.tokenizer is not None:
+                save_tokenizer(directory, data.tokenizer)
+        return _run(setup, state, mesh, data, directory, checkpoints, metadata)
 
 
 def _run(
     setup: Setup,
     state: TrainState,
     mesh: Mesh,
-    tokenizer: CharacterTokenizer | None,
+    data: RunData,
     directory: Path,
     checkpoints: Checkpointer,
     metadata: dict[str, Any],
@@ -90,40 +88,43 @@ def _run(
     train = setup.config.train
     start = int(state.step)
     update = make_train_step(setup, mesh)
-    evaluation, seconds = None, metadata["train_seconds"]
+    held_out = eval_set(setup.config, mesh)
+    evaluation, stopped, seconds = None, None, metadata["train_seconds"]
     clock, bad_labels = time.perf_counter(), 0
     with (
         StopFlag() as stop,
         MetricsLogger(directory, train.steps, examples_per_step=train.batch_size, start_step=start) as logger,
-        train_stream(setup.config, mesh, start) as batches,
+        train_stream(setup.config, mesh, start, data.source) as batches,
     ):
         for step in range(start + 1, train.steps + 1):
             state, metrics = update(state, next(batches))
             bad_labels += metrics["bad_labels"]
             logger.advance(step)
-            last, stopping = step == train.steps, _stops(stop, step, train.log_every)
-            logging = step % train.log_every == 0 or last
-            saving = step % train.save_every == 0 or last or stopping
-            if logging or saving:
+            last = step == train.steps
+            stopping = not last and _stops(stop, step, train.log_every)
+            logging = last or step % train.log_every == 0
+            saving = last or stopping or step % train.save_every == 0
+            if logging or saving:  # what is saved has been looked at
                 metrics = jax.device_get({**metrics, "bad_labels": bad_labels})
                 refuse_bad(metrics, step, setup.config)
             if logging:
                 logger.log(step, metrics)
-            if step % train.eval_every == 0 or last:
+            if last or (step % train.eval_every == 0 and not stopping):
                 jax.block_until_ready(state)
                 seconds += time.perf_counter() - clock
                 with logger.paused("evaluating"):
-                    evaluation = evaluate_state(setup, state, mesh, tokenizer)
+                    evaluation = evaluate_state(setup, state, mesh, data.tokenizer, held_out)
                 logger.log(step, evaluation.scalars(), phase="eval")
                 clock = time.perf_counter()
             if saving:
                 spent = seconds + time.perf_counter() - clock
                 save(checkpoints, step, state, {"data": metadata["data"], "train_seconds": spent}, logger)
             if stopping:
+                stopped, evaluation = stop.signal or signal.SIGTERM, None
                 break
         seconds += time.perf_counter() - clock
     checkpoints.wait()
-    return Result(state, setup, evaluation, seconds, stop.signal.name if stop.signal else None)
+    return Result(state, setup, evaluation, seconds, stopped)
 
 
 def save(
@@ -137,37 +138,16 @@ def save(
         checkpoints.save(step, state, metadata)
 
 
-def train_stream(config: Config, mesh: Mesh, start_step: int) -> DevicePrefetch:
-    """Device batches from step `start_step` on, a function of (seed, step) alone, each process reading its part."""
-    size = config.train.batch_size
-    sharding = batch_sharding(mesh, size)
-    index, count = process_share(sharding, size)
-    batches = train_batches(
-        config.data,
-        batch_size=size,
-        seed=config.train.seed,
-        process_index=index,
-        process_count=count,
-        start_step=start_step,
-    )
-    return prefetch_to_device(batches, sharding)
-
-
-def eval_stream(config: Config, mesh: Mesh) -> DevicePrefetch:
-    """Device batches of the evaluation split, once, in order; `mask` is False where the last one is filled up."""
-    size = config.train.batch_size
-    sharding = batch_sharding(mesh, size)
-    index, count = process_share(sharding, size)
-    batches = eval_batches(config.data, batch_size=size, process_index=index, process_count=count)
-    return prefetch_to_device(batches, sharding)
-
-
 def evaluate_state(
-    setup: Setup, state: TrainState, mesh: Mesh, tokenizer: CharacterTokenizer | None
+    setup: Setup,
+    state: TrainState,
+    mesh: Mesh,
+    tokenizer: CharacterTokenizer | None,
+    held_out: EvalBatches | None = None,
 ) -> Evaluation:
     """Score the averaged parameters (or the trained ones if no average is kept) on the evaluation split."""
     config = setup.config
-    with eval_stream(config, mesh) as stream:
+    with eval_stream(config, mesh, held_out) as stream:
         return evaluate(
             config, setup.definition, state.evaluated, state.stats, stream, mesh=mesh, tokenizer=tokenizer
         )
@@ -198,33 +178,15 @@ def check_batch(config: Config, mesh: Mesh) -> None:
         )
 
 
-def check_data(config: Config, tokenizer: CharacterTokenizer | None) -> None:
-    """The model's vocabulary must be the data's."""
-    size = None if tokenizer is None else config.model.vocabulary_size
-    if tokenizer is not None and size != tokenizer.vocab_size:
-        raise ValueError(
-            f"the model's vocabulary_size is {size}, but {config.data.name} has {tokenizer.vocab_size} tokens"
-        )
-
-
-def require_same_data(stored: dict[str, Any], now: dict[str, Any]) -> None:
-    """A resumed run must see the data it would have seen."""
-    for name in sorted({*stored, *now}):
-        if stored.get(name) != now.get(name):
-            raise ValueError(
-                f"the checkpoint was trained with data {name}={stored.get(name)!r}, now it is {now.get(name)!r}: "
-                "resume with the same data, or start a new run"
-            )
-
-
 def refuse_bad(metrics: dict[str, Any], step: int, config: Config) -> None:
-    """Stop at a label outside the classes or a loss that is no number."""
+    """Stop at a label outside the classes, or at a loss or gradient that is no number."""
     if int(metrics["bad_labels"]):
         raise ValueError(
             f"step {step}: {int(metrics['bad_labels'])} labels of {config.data.name} are outside the model's classes"
         )
-    if not float("-inf") < float(metrics["loss"]) < float("inf"):
-        raise FloatingPointError(
-            f"step {step}: the loss is {float(metrics['loss'])}; the last checkpoint is intact. Lower "
-            "optimizer.learning_rate, set optimizer.clip_norm, or lengthen optimizer.warmup_steps"
-        )
+    for name in ("loss", "gradient_norm"):
+        if not math.isfinite(metrics[name]):
+            raise FloatingPointError(
+                f"step {step}: the {name.replace('_', ' ')} is {float(metrics[name])}; earlier checkpoints are intact. "
+                "Lower optimizer.learning_rate, set optimizer.clip_norm, or lengthen optimizer.warmup_steps"
+            )
