@@ -22,9 +22,10 @@ from vitjax.data.pipeline import eval_batches
 from vitjax.data.sources import build_source
 from vitjax.decoding.generate import decode, encode
 from vitjax.parallel.mesh import make_mesh
-from vitjax.training.config import Config, load_config
+from vitjax.training.config import Config, image_encoder, load_config
 from vitjax.training.evaluation import Evaluation, evaluate, make_generation
-from vitjax.training.loop import eval_stream, fit
+from vitjax.training.loop import fit
+from vitjax.training.streams import eval_stream
 
 BEAMS = 4
 TIMED_BATCH = 64
@@ -42,12 +43,13 @@ def main(arguments: list[str] | None = None) -> None:
     result = fit(config, directory, resume=True)
     if result.stopped:
         sys.exit(
-            f"stopped by {result.stopped} after step {int(result.state.step)}; `make demo` goes on from there"
+            f"stopped by {result.stopped.name} after step {int(result.state.step)}; `make demo` goes on from there"
         )
 
     model = load(directory)
     greedy = score(model, config, 1)
     beam = score(model, config, BEAMS)
+    assert greedy.exact_match is not None and beam.exact_match is not None
     times = timings(model, config)
     summary = {
         "exact_match_greedy": greedy.exact_match.value,
@@ -89,6 +91,7 @@ def score(model: Model, config: Config, num_beams: int) -> Evaluation:
 def timings(model: Model, config: Config) -> dict[str, float]:
     """Milliseconds for one batch: the encoder, which reads all patches at once, and the decoder, token by token."""
     batch = next(iter(eval_batches(config.data, batch_size=TIMED_BATCH)))
+    assert model.preprocess is not None
     images = model.preprocess.normalize(batch["image"])
     encoded = encode(model.definition, model.params, images, stats=model.stats)
 
@@ -134,7 +137,8 @@ def draw(model: Model, config: Config, directory: Path, evaluation: Evaluation) 
     images = np.stack([source[i]["image"] for i in longest])
     out = model.generate(images, num_beams=1, return_attention=True)
     texts = [row[0] for row in out.text()]
-    encoder = config.model.encoder
+    assert out.attention is not None
+    encoder = image_encoder(config.model)
     draw_reading(directory / "attention.png", images, texts, np.asarray(out.attention[:, 0]), encoder)
 
 
@@ -144,8 +148,9 @@ def show(summary: dict[str, Any], directory: Path) -> None:
     table = Table(
         title=f"{summary['test_strings']:,} held-out strings, digits never trained on", title_justify="left"
     )
-    for heading, justify in (("", "left"), ("greedy", "right"), (f"{summary['num_beams']} beams", "right")):
-        table.add_column(heading, justify=justify)
+    table.add_column("")
+    table.add_column("greedy", justify="right")
+    table.add_column(f"{summary['num_beams']} beams", justify="right")
 
     def both(name: str, form: str) -> list[str]:
         return [format(summary[f"{name}_{kind}"], form) for kind in ("greedy", "beam")]

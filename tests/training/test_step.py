@@ -8,6 +8,7 @@ import pytest
 from tests.training.runs import TRANSFORMER, classifier, noise, residual, train, transcriber, translator
 from vitjax.parallel.mesh import MeshConfig, make_mesh
 from vitjax.training.mixing import MixingConfig
+from vitjax.training.optimizer import OptimizerConfig
 from vitjax.training.state import init_state, make_setup
 from vitjax.training.step import make_train_step
 
@@ -23,7 +24,8 @@ def distance(a, b) -> float:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_is_learned_by_heart(family):
     config = family(steps=60)
-    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=3e-3))
+    rate = 2e-2 if family is residual else 3e-3
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=rate))
     _, metrics = train(config, steps=60, batch=noise(config))
     assert metrics[-1]["loss"] < 0.6 * metrics[0]["loss"]
 
@@ -46,13 +48,15 @@ def test_same_loss_on_any_mesh(family, mesh):
 @pytest.mark.parametrize("family", [classifier, transcriber])
 @pytest.mark.parametrize("mesh", ["data=1", "data=2"])
 def test_accumulated_parts_equal_one_batch(family, mesh):
-    whole, one = train(family(), mesh)
-    parts, four = train(family(accumulate=4), mesh)
+    # plain SGD: Adam magnifies rounding where gradients vanish, as those of key biases do
+    sgd = OptimizerConfig("sgd", learning_rate=0.1)
+    whole, one = train(dataclasses.replace(family(), optimizer=sgd), mesh)
+    parts, four = train(dataclasses.replace(family(accumulate=4), optimizer=sgd), mesh)
     np.testing.assert_allclose([m["loss"] for m in four], [m["loss"] for m in one], atol=1e-5)
     np.testing.assert_allclose(
         [m["gradient_norm"] for m in four], [m["gradient_norm"] for m in one], rtol=1e-4
     )
-    assert distance(parts.params, whole.params) < 1e-4  # Adam magnifies rounding where gradients vanish
+    assert distance(parts.params, whole.params) < 1e-6
 
 
 def test_accumulated_batch_norm_sees_every_part():

@@ -125,7 +125,7 @@ def _vision_transformer(config: VisionTransformerConfig, image_size: Size | None
     channels = config.channels
     for width, stride in zip(config.stem_widths, config.stem_strides, strict=True):
         size = _halved(size, stride)
-        stem_parameters += _linear(9 * channels, width) + 2 * width
+        stem_parameters += _linear(9 * channels, width, use_bias=False) + 2 * width
         stem_flops += _product(prod(size), 9 * channels, width)
         channels = width
     patch = prod(config.patch_size) * channels

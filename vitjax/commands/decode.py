@@ -75,15 +75,16 @@ def main(arguments: Sequence[str]) -> int:
                 print(json.dumps({"source": name, "text": text, "score": score, "tokens": tokens}))
             else:
                 print(f"{name}: {text}  (score {score:.4f}, tokens {tokens})")
-    if options.attention:
+    if options.attention and out.attention is not None:
         from vitjax.analysis.pictures import draw_reading
+        from vitjax.training.config import image_encoder
 
         draw_reading(
             options.attention,
             source,
             [row[0] for row in texts],
             np.asarray(out.attention[:, 0]),
-            model.config.encoder,
+            image_encoder(model.config),
         )
     return 0
 

@@ -1,6 +1,6 @@
 """The masked Transformer decoder: all positions at once in training, one at a time in generation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -145,7 +145,7 @@ class TransformerDecoder(nnx.Module):
         """Read the prompt of each row, padded on the left where `mask` is False; logits of the next token."""
         length = prompt.shape[1]
         if mask is not None:
-            cache = cache.replace(valid=cache.valid.at[:, :length].set(mask))
+            cache = replace(cache, valid=cache.valid.at[:, :length].set(mask))
         logits, cache = self._extend(cache, prompt[:, None], read_length=length)
         return logits[:, 0], cache
 
@@ -175,7 +175,7 @@ class TransformerDecoder(nnx.Module):
         for block, layer in zip(self._layers(), cache.layers, strict=True):
             x, layer = block.extend(x, layer, **options)
             written.append(layer)
-        return self._logits(x[:, :, -1], train=False), cache.replace(layers=tuple(written)).advance(length)
+        return self._logits(x[:, :, -1], train=False), replace(cache, layers=tuple(written)).advance(length)
 
     def _layers(self) -> list[DecoderBlock]:
         return layers(self.blocks, self.config.transformer.depth)

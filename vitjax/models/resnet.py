@@ -9,7 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from vitjax.models.vit import Features
-from vitjax.nn.convolution import EXPANSION, ResidualBlock, ResidualKind, batch_norm, convolution
+from vitjax.nn.convolution import EXPANSION, ResidualBlock, ResidualKind, convolution
+from vitjax.nn.norms import BatchNorm
 from vitjax.nn.positions import Grid
 
 # kind and number of blocks of each stage (He et al. 2016, table 1)
@@ -92,7 +93,7 @@ class ResNet(nnx.Module):
         self.conv_stem = convolution(
             config.channels, features, 7 if imagenet else 3, stride=2 if imagenet else 1, **common
         )
-        self.norm_stem = batch_norm(features, **common)
+        self.norm_stem = BatchNorm(features, **common)
         for name, width, stride in _blocks(config):
             block = ResidualBlock(features, width, kind=config.block, stride=stride, **common)
             setattr(self, name, block)

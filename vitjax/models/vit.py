@@ -165,11 +165,12 @@ class VisionTransformer(nnx.Module):
         self.position_width = position_width
         self.config = config
 
-    def embed(self, images: Float[Array, "B H W ch"]) -> tuple[Float[Array, "B N D"], Grid]:
+    def embed(self, images: Float[Array, "B H W ch"], *, train: bool) -> tuple[Float[Array, "B N D"], Grid]:
         """Patch vectors with their positions behind class token and registers, and the grid of patches."""
         config = self.config
-        grid = config.grid(images.shape[1:3])
-        x = self.patch_embedding(images.astype(config.transformer.dtype))
+        _, rows, columns, _ = images.shape
+        grid = config.grid((rows, columns))
+        x = self.patch_embedding(images.astype(config.transformer.dtype), train=train)
         x = x.reshape(x.shape[0], grid[0] * grid[1], x.shape[-1])
         if config.positions == "learned":
             x = combine(x, self.positions(grid), config.embedding_combination)
@@ -191,7 +192,7 @@ class VisionTransformer(nnx.Module):
         """What the encoder says of normalised images of any size its patches divide."""
         config, t = self.config, self.config.transformer
         key_embed, key_blocks = split_key(key, 2)
-        x, grid = self.embed(images)
+        x, grid = self.embed(images, train=train)
         x = dropout(x, t.dropout, train=train, key=key_embed)
         options: dict[str, Any] = {}
         if config.positions == "relative":
@@ -234,4 +235,6 @@ class VisionTransformer(nnx.Module):
         """Class logits in float32 of normalised images."""
         if not self.config.num_classes:
             raise ValueError("this VisionTransformer has no head (num_classes=0): use .features")
-        return self.head(self.features(images, train=train, key=key).pooled)
+        pooled = self.features(images, train=train, key=key).pooled
+        assert pooled is not None  # a head needs pooling: VisionTransformerConfig saw to it
+        return self.head(pooled)

@@ -4,7 +4,7 @@ Shapes: queries [B, T, H, C], keys and values [B, S, H, C]. Masks are boolean, T
 broadcast to [B, H, T, S]; biases are added to the scores and broadcast the same way.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -155,7 +155,7 @@ class MultiHeadAttention(nnx.Module):
         if share_query_key and context_width not in (None, width):
             raise ValueError(f"share_query_key needs context_width {context_width} equal to width {width}")
         head_width = head_width or width // num_heads
-        common = dict(
+        common: dict[str, Any] = dict(
             use_bias=use_bias,
             dtype=jnp.dtype(dtype),
             param_dtype=jnp.float32,
@@ -171,7 +171,9 @@ class MultiHeadAttention(nnx.Module):
         if score == "additive":
             self.score_kernel = nnx.Param(nnx.initializers.lecun_normal(-1, -2)(rngs.params(), heads))
         if query_key_norm:
-            norm = dict(use_bias=False, use_fast_variance=False, dtype=jnp.dtype(dtype), rngs=rngs)
+            norm: dict[str, Any] = dict(
+                use_bias=False, use_fast_variance=False, dtype=jnp.dtype(dtype), rngs=rngs
+            )
             self.query_norm = nnx.LayerNorm(head_width, **norm)
             self.key_norm = nnx.LayerNorm(head_width, **norm)
         self.num_heads = num_heads

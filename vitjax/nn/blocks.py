@@ -1,6 +1,6 @@
 """Encoder and decoder blocks of every Transformer in vitjax, told apart by configuration only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -199,7 +199,7 @@ class DecoderBlock(nnx.Module):
         drop_rate: Any = 0.0,
         return_weights: bool = False,
     ) -> BlockOutput:
-        """All positions at once. `mask` must be causal for a decoder that generates; weights are the cross-attention's."""
+        """All positions at once; `mask` must be causal for generation. The weights are the cross-attention's."""
         keys = split_key(key, 8)
         rate = self.config.dropout
         branch, _ = self.attention(
@@ -258,7 +258,8 @@ class DecoderBlock(nnx.Module):
         def slots(a: Array) -> Array:
             return jnp.swapaxes(a, 1, 2).reshape(batch, beams, a.shape[2], length, a.shape[3])
 
-        cache = cache.replace(
+        cache = replace(
+            cache,
             self_key=write(cache.self_key, slots(key), position),
             self_value=write(cache.self_value, slots(value), position),
         )

@@ -2,51 +2,15 @@
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from vitjax.nn.convolution import ConvStem
 from vitjax.nn.positions import Grid, LearnedPositions, sinusoidal
 
 Combination = Literal["add", "concat"]
 PositionKind = Literal["none", "sinusoidal", "learned", "relative", "rotary"]
-
-
-class ConvStem(nnx.Module):
-    """3x3 convolutions with GELU and LayerNorm before the patches (Xiao et al. 2021, "Early convolutions").
-
-    Each entry of `widths` is one convolution; those listed in `strides` as 2 halve the image.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        widths: tuple[int, ...],
-        strides: tuple[int, ...],
-        *,
-        dtype: str = "float32",
-        rngs: nnx.Rngs,
-    ):
-        if len(widths) != len(strides):
-            raise ValueError(f"stem_widths {widths} and stem_strides {strides} must have equal length")
-        inputs = channels
-        for i, (width, stride) in enumerate(zip(widths, strides, strict=True)):
-            conv = nnx.Conv(
-                inputs, width, (3, 3), strides=stride, padding="SAME", dtype=jnp.dtype(dtype), rngs=rngs
-            )
-            setattr(self, f"conv{i}", conv)
-            norm = nnx.LayerNorm(width, dtype=jnp.dtype(dtype), use_fast_variance=False, rngs=rngs)
-            setattr(self, f"norm{i}", norm)
-            inputs = width
-        self.depth = len(widths)
-
-    def __call__(self, images: Float[Array, "B H W ch"]) -> Float[Array, "B h w E"]:
-        x = images
-        for i in range(self.depth):
-            x = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x))
-            x = jax.nn.gelu(x, approximate=False)
-        return x
 
 
 class PatchEmbedding(nnx.Module):
@@ -87,8 +51,8 @@ class PatchEmbedding(nnx.Module):
         )
         self.has_stem = bool(stem_widths)
 
-    def __call__(self, images: Float[Array, "B H W ch"]) -> Float[Array, "B h w D"]:
-        return self.projection(self.stem(images) if self.has_stem else images)
+    def __call__(self, images: Float[Array, "B H W ch"], *, train: bool) -> Float[Array, "B h w D"]:
+        return self.projection(self.stem(images, train=train) if self.has_stem else images)
 
 
 def patch_grid(

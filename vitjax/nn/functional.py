@@ -20,11 +20,12 @@ def split(module: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
     `definition` is hashable, so a static argument of `jax.jit`. `params` are the trainable arrays, `stats` the running
     statistics of BatchNorm ({} if there are none), both nested dicts with string keys.
     """
-    definition, params, stats = nnx.split(module, nnx.Param, ...)
+    definition, params, *rest = nnx.split(module, nnx.Param, ...)
+    (stats,) = rest
     return definition, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
-def merge(definition: nnx.GraphDef, params: Tree, stats: Tree | None = None) -> nnx.Module:
+def merge(definition: nnx.GraphDef, params: Tree, stats: Tree | None = None) -> Any:
     """Rebuild the module that `split` took apart. Call it inside `jax.jit`; it computes nothing."""
     return nnx.merge(definition, params, stats or {})
 

@@ -1,7 +1,7 @@
 """L equal blocks as one: parameters stacked on a leading axis, run by `lax.scan`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,17 @@ from jaxtyping import Array, Float
 
 from vitjax.nn.blocks import BlockOutput, TransformerConfig
 
+Block = TypeVar("Block", bound=nnx.Module)
+
 _REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
-def stack_blocks(build: Callable[[nnx.Rngs], nnx.Module], depth: int, *, rngs: nnx.Rngs) -> nnx.Module:
+def stack_blocks(build: Callable[[nnx.Rngs], Block], depth: int, *, rngs: nnx.Rngs) -> Block:
     """`depth` independently initialised blocks, as one block whose every parameter has a leading axis L."""
     return jax.vmap(lambda key: build(nnx.Rngs(key)))(jax.random.split(rngs.params(), depth))
 
 
-def layers(blocks: nnx.Module, depth: int) -> list[nnx.Module]:
+def layers(blocks: Block, depth: int) -> list[Block]:
     """The single blocks of a stack, for a loop in Python where each layer has a state of its own (a cache)."""
     return [jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(depth)]
 

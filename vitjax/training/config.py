@@ -1,6 +1,9 @@
 """What a run is: one frozen dataclass, which a file in `configs/` returns and a run keeps as JSON."""
 
+import difflib
 import importlib.util
+import json
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +28,14 @@ CLASSIFIERS = (VisionTransformerConfig, ResNetConfig)
 def reads_images(model: ModelConfig) -> bool:
     """Whether the model's source is an image; otherwise it is text."""
     return not (isinstance(model, EncoderDecoderConfig) and isinstance(model.encoder, TextEncoderConfig))
+
+
+def image_encoder(model: ModelConfig) -> VisionTransformerConfig | ResNetConfig:
+    """The part of a model that reads images: an encoder, or the whole classifier."""
+    encoder = model if isinstance(model, CLASSIFIERS) else model.encoder
+    if isinstance(encoder, TextEncoderConfig):
+        raise ValueError("this model reads text, not images")
+    return encoder
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,14 @@ class Config:
     def __post_init__(self) -> None:
         if self.mixing.active and not isinstance(self.model, CLASSIFIERS):
             raise ValueError("mixing blends classes: it needs a classifier, this model writes sequences")
+        if reads_images(self.model):
+            encoder = image_encoder(self.model)
+            if encoder.channels != self.data.channels:
+                raise ValueError(
+                    f"the model reads images of {encoder.channels} channels, data.channels is {self.data.channels}: "
+                    "set both to 1 (grey) or 3 (RGB)"
+                )
+            encoder.grid(self.data.image_size)  # raises if the patches do not divide it
 
 
 _ADAPTER = TypeAdapter(Config)
@@ -100,17 +119,30 @@ def to_json(config: Config) -> str:
 def from_json(text: str, *, where: str) -> Config:
     """The inverse of `to_json`; ValueError names `where` and the first field that does not fit."""
     try:
-        return _ADAPTER.validate_json(text)
+        config = _ADAPTER.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         path = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ValueError(f"{where}: {path}: {first['msg']}") from None
+    _refuse_unknown(json.loads(text), json.loads(to_json(config)), where)
+    return config
+
+
+def _refuse_unknown(given: Any, known: Any, where: str, prefix: str = "") -> None:
+    """pydantic passes over the keys a dataclass does not have."""
+    if not (isinstance(given, dict) and isinstance(known, dict)):
+        return
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise ValueError(f"{where}: no key {prefix}{name}; did you mean {prefix}{near}?")
+        _refuse_unknown(value, known[name], where, f"{prefix}{name}.")
 
 
 def load_config(path: str | Path) -> Config:
     """Run `get_config()` of a Python file.
 
-    Raises ValueError with one line if there is no such file, no such function, or it returns something else.
+    Raises ValueError with one line if there is no such file, no such function, it fails, or returns something else.
     """
     path = Path(path)
     if not path.is_file():
@@ -120,13 +152,24 @@ def load_config(path: str | Path) -> Config:
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file: a config is a .py file with get_config()")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    get_config: Any = getattr(module, "get_config", None)
+    try:
+        spec.loader.exec_module(module)
+        get_config: Any = getattr(module, "get_config", None)
+        config = get_config() if callable(get_config) else None
+    except Exception as error:
+        raise ValueError(f"{_place(error, path)}: {type(error).__name__}: {error}") from error
     if not callable(get_config):
         raise ValueError(
             f"{path} has no function get_config(): it must return a vitjax.training.config.Config"
         )
-    config = get_config()
     if not isinstance(config, Config):
         raise ValueError(f"{path}: get_config() returned {type(config).__name__}, expected a Config")
     return config
+
+
+def _place(error: Exception, path: Path) -> str:
+    """`file:line` of the config file that an error came out of."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else str(path)

@@ -48,6 +48,7 @@ def make_plan(config: Config, mesh: Mesh) -> Plan:
     batch = batch_shapes(config)
     compiled = make_train_step(setup, mesh).lower(setup.shapes, batch).compile()
     memory = compiled.memory_analysis()
+    assert memory is not None  # every backend of jaxlib tells
     params = join(setup.shapes.params, setup.shapes.frozen)
     return Plan(
         parameters=_count(params),

@@ -1,6 +1,6 @@
 """One update: loss, gradients, optimizer, average. A pure function of state and batch, under one `jax.jit`."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -20,8 +20,10 @@ Batch = dict[str, Array]
 Metrics = dict[str, Array]
 
 
-def make_train_step(setup: Setup, mesh: Mesh) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The compiled update. The state is donated: its memory becomes that of the new one.
+def make_train_step(setup: Setup, mesh: Mesh) -> jax.stages.Wrapped:
+    """The compiled update `(state, batch) -> (state, metrics)`.
+
+    The state is donated: its memory becomes that of the new one.
 
     Batches are split over `data` and `fsdp`; XLA inserts the collectives that the state's shardings call for.
     """
@@ -57,7 +59,7 @@ def train_step(setup: Setup, state: TrainState, batch: Batch) -> tuple[TrainStat
         "learning_rate": setup.schedule(state.step),
         "bad_labels": loss.bad_labels,
     }
-    return state.replace(step=step, params=params, stats=stats, opt_state=opt_state, ema=ema), metrics
+    return replace(state, step=step, params=params, stats=stats, opt_state=opt_state, ema=ema), metrics
 
 
 def _gradients(

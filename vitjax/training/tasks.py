@@ -35,13 +35,16 @@ def loss_function(config: Config, model: Any, batch: Batch, *, train: bool, key:
 
 
 def _class_loss(config: Config, model: Any, batch: Batch, *, train: bool, key: Array | None) -> LossSum:
+    assert isinstance(config.model, CLASSIFIERS)
     key_mix, key_model = split_key(key, 2)
     labels = batch["label"]
     if train and config.mixing.active and key_mix is not None:
         images, labels = mix(key_mix, batch["image"], labels, config.model.num_classes, config.mixing)
         batch = {**batch, "image": images}
     logits = model(source_of(config, batch)[0], train=train, key=key_model)
-    options = dict(label_smoothing=config.train.label_smoothing if train else 0.0, weights=batch.get("mask"))
+    options: dict[str, Any] = dict(
+        label_smoothing=config.train.label_smoothing if train else 0.0, weights=batch.get("mask")
+    )
     if config.train.loss == "sigmoid":
         return sigmoid_cross_entropy(logits, labels, multi_hot=config.mixing.active, **options)
     return softmax_cross_entropy(logits, labels, **options)
