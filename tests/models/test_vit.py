@@ -95,7 +95,7 @@ def test_every_option(option: str) -> None:
     (_, (out, after)), gradients = step(params)
     assert out.shape == (3, 5) and out.dtype == jnp.float32 and np.isfinite(out).all()
     assert jax.tree.structure(after) == jax.tree.structure(stats)
-    assert bool(stats) == (config.transformer.norm == "batch")
+    assert bool(stats) == (config.transformer.norm == "batch" or bool(config.stem_widths))
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         name = jax.tree_util.keystr(path)
         assert leaf.dtype == jnp.float32 and np.isfinite(leaf).all(), name

@@ -1,13 +1,11 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from tests.nn import reference
+from tests.nn import reference, residual
 from tests.nn.trees import gradients_match, initial, normal, parts
 from vitjax.nn import functional
 from vitjax.nn.embeddings import (
-    ConvStem,
     PatchEmbedding,
     SequenceEmbedding,
     TokenEmbedding,
@@ -20,7 +18,7 @@ from vitjax.nn.embeddings import (
 def test_patch_embedding_is_a_matrix_product_of_unfolded_patches(patch: tuple[int, int]) -> None:
     definition, params, _ = parts(lambda rngs: PatchEmbedding(3, 5, patch_size=patch, rngs=rngs))
     images = normal(2, 8, 12, 3)
-    got = functional.merge(definition, params)(images)
+    got = functional.merge(definition, params)(images, train=False)
     rows, columns = 8 // patch[0], 12 // patch[1]
     unfolded = np.asarray(images).reshape(2, rows, patch[0], columns, patch[1], 3).transpose(0, 1, 3, 2, 4, 5)
     kernel = np.asarray(params["projection"]["kernel"], float).reshape(-1, 5)
@@ -34,7 +32,7 @@ def test_overlapping_patches(patch: tuple[int, int], stride: tuple[int, int]) ->
         lambda rngs: PatchEmbedding(2, 5, patch_size=patch, patch_stride=stride, rngs=rngs)
     )
     images = normal(1, 8, 12, 2)
-    got = functional.merge(definition, params)(images)
+    got = functional.merge(definition, params)(images, train=False)
     assert got.shape[1:3] == patch_grid((8, 12), patch, stride)
     projection = params["projection"]
     want = reference.convolve(
@@ -43,33 +41,29 @@ def test_overlapping_patches(patch: tuple[int, int], stride: tuple[int, int]) ->
     np.testing.assert_allclose(got[0], want, rtol=1e-4, atol=1e-5)
 
 
-def test_convolutional_stem() -> None:
-    definition, params, _ = parts(lambda rngs: ConvStem(2, (3, 4), (2, 1), rngs=rngs))
-    images = normal(1, 6, 8, 2)
-    want = np.asarray(images)[0]
-    for i, stride in enumerate((2, 1)):
-        conv, norm = (
-            {k: np.asarray(v) for k, v in params[f"{name}{i}"].items()} for name in ("conv", "norm")
-        )
-        want = reference.convolve(want, conv["kernel"], conv["bias"], (stride, stride))
-        want = reference.ACTIVATIONS["gelu"](reference.layer_norm(want, norm["scale"], norm["bias"]))
-    np.testing.assert_allclose(functional.merge(definition, params)(images)[0], want, rtol=1e-4, atol=1e-5)
-    with pytest.raises(
-        ValueError, match=r"stem_widths \(3, 4\) and stem_strides \(2,\) must have equal length"
-    ):
-        ConvStem(2, (3, 4), (2,), rngs=nnx.Rngs(0))
-
-
-def test_patches_after_a_stem() -> None:
-    definition, params, _ = parts(
+@pytest.mark.parametrize("train", [True, False])
+def test_patches_after_a_convolutional_stem(train: bool) -> None:
+    definition, params, stats = parts(
         lambda rngs: PatchEmbedding(
-            3, 5, patch_size=(2, 2), stem_widths=(4, 6), stem_strides=(2, 2), rngs=rngs
+            3, 5, patch_size=(2, 2), stem_widths=(4, 6), stem_strides=(2, 1), rngs=rngs
         )
     )
     assert params["projection"]["kernel"].shape == (2, 2, 6, 5)
-    out = functional.merge(definition, params)(normal(2, 16, 24, 3))
-    assert out.shape == (2, 2, 3, 5)
-    assert out.shape[1:3] == patch_grid((16, 24), (2, 2), None, (2, 2))
+    images = normal(2, 8, 12, 3)
+    embedding = functional.merge(definition, params, stats)
+    got = embedding(images, train=train)
+    x = np.asarray(images, float)
+    for i, stride in enumerate((2, 1)):
+        x = residual.convolve(x, params["stem"][f"conv{i}"]["kernel"], stride)
+        norm = params["stem"][f"norm{i}"], stats["stem"][f"norm{i}"]
+        x = residual.relu(residual.batch_norm(x, *norm, train=train))
+    projection = params["projection"]
+    kernel, bias = np.asarray(projection["kernel"]), np.asarray(projection["bias"])
+    want = np.stack([reference.convolve(image, kernel, bias, (2, 2)) for image in x])
+    assert got.shape[1:3] == patch_grid((8, 12), (2, 2), None, (2, 1))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    moved = functional.stats_of(embedding)["stem"]["norm0"]["mean"]
+    assert np.asarray(moved).any() == train
 
 
 def test_patch_grid_refuses_what_does_not_divide() -> None:
@@ -182,10 +176,12 @@ def test_initial_sizes() -> None:
 
 
 def test_gradients() -> None:
-    definition, params, _ = parts(
-        lambda rngs: PatchEmbedding(2, 3, patch_size=(2, 2), stem_widths=(8,), stem_strides=(1,), rngs=rngs)
+    definition, params, stats = parts(
+        lambda rngs: PatchEmbedding(2, 3, patch_size=(2, 2), patch_stride=(1, 1), rngs=rngs)
     )
-    gradients_match(lambda p, x: functional.merge(definition, p)(x), params, normal(1, 4, 4, 2))
+    gradients_match(
+        lambda p, x: functional.merge(definition, p, stats)(x, train=False), params, normal(1, 4, 4, 2)
+    )
     definition, params, _ = parts(
         lambda rngs: SequenceEmbedding(
             7, 6, max_length=6, positions="learned", combination="concat", scale_embedding=True, rngs=rngs

@@ -93,6 +93,16 @@ def test_bfloat16_output_float32_statistics_and_params(kind: str) -> None:
     np.testing.assert_allclose(low.astype(jnp.float32), exact, rtol=2**-7, atol=0.01)
 
 
+def test_running_statistics_are_not_rounded_to_bfloat16() -> None:
+    """A mean of 300.7 would become 300 or 302: off by a deviation."""
+    definition, params, stats = build("batch", dtype="bfloat16")
+    stats = {"mean": stats["mean"] + 300.7, "var": stats["var"]}
+    x = jnp.full((1, 6), 302.0, jnp.bfloat16)
+    got = functional.merge(definition, params, stats)(x, train=False)
+    want = 1.3 * np.asarray(params["scale"]) + np.asarray(params["bias"])
+    np.testing.assert_allclose(got.astype(jnp.float32)[0], want, rtol=2**-7, atol=0.01)
+
+
 @given(st.floats(0.1, 100), st.integers(0, 100))
 def test_layer_and_rms_norm_ignore_scale(factor: float, seed: int) -> None:
     x = normal(3, 6, seed=seed) + 0.1

@@ -36,7 +36,8 @@ def parts(
 
 def initial(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Any, Any, Any]:
     """`(definition, params, stats)` as the module itself starts."""
-    return functional.abstract(build)[0], *functional.initialize(build, jax.random.key(0))
+    start = jax.jit(lambda key: functional.initialize(build, key))
+    return functional.abstract(build)[0], *start(jax.random.key(0, impl="rbg"))
 
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:
