@@ -15,6 +15,7 @@ from vitjax.decoding import GenerationConfig, beam_search
 
 ROWS = 20
 RANDOM_CONFIGS = 24
+PENALTIES = (1.0, 0.0, -1.0, 0.6, 2.0, -0.3)  # each with each rule of early stopping
 ALIVE = -1e8  # see test_golden.py
 
 
@@ -37,11 +38,11 @@ def draw(seed):
     beams = int(random.integers(1, 7))
     config = GenerationConfig(
         num_beams=beams,
-        num_return_sequences=int(random.integers(1, beams + 1)),
+        num_return_sequences=beams if seed % 4 else 1,
         max_new_tokens=new,
         eos_token_id=stops,
         pad_token_id=int(random.integers(vocabulary)),
-        length_penalty=float(random.choice([1.0, 0.0, -1.0, 0.6, 2.0, -0.3])),
+        length_penalty=PENALTIES[seed // 3 % len(PENALTIES)],
         early_stopping=[True, False, "never"][seed % 3],
         min_length=int(random.integers(0, length + new + 1)) if random.random() < 0.4 else 0,
     )
@@ -53,15 +54,11 @@ def draw(seed):
     return config, table, prompt, mask
 
 
-@pytest.mark.parametrize("seed", range(RANDOM_CONFIGS))
-def test_matches_the_restatement(seed):
-    config, table, prompt, mask = draw(seed)
-    model = list(DECODERS.values())[seed // 3 % 2](table)
-    starts = np.random.default_rng(seed).integers(0, STATES, ROWS)
-    out = search(model, starts, prompt, mask, config)
+def assert_matches_the_restatement(config, table, starts, prompt, mask, kind):
+    out = search(DECODERS[kind](table), starts, prompt, mask, config)
     length = prompt.shape[1]
-    for row in range(ROWS):
-        logits = reference.table_logits(table, starts[row], None if mask is None else mask[row].tolist())
+    for row, start in enumerate(starts):
+        logits = reference.table_logits(table, start, None if mask is None else mask[row].tolist())
         for n, (tokens, score) in enumerate(reference.beam_search(logits, prompt[row].tolist(), config)):
             if score < ALIVE:
                 continue
@@ -73,6 +70,29 @@ def test_matches_the_restatement(seed):
             assert not log_probs[:length].any() and not log_probs[end:].any()
             total = log_probs.sum() / (end - length) ** config.length_penalty
             np.testing.assert_allclose(total, score, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(RANDOM_CONFIGS))
+def test_matches_the_restatement(seed):
+    config, table, prompt, mask = draw(seed)
+    starts = np.random.default_rng(seed).integers(0, STATES, ROWS)
+    assert_matches_the_restatement(config, table, starts, prompt, mask, list(DECODERS)[seed % 2])
+
+
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+@pytest.mark.parametrize("penalty", [-0.3, 1.5])
+def test_stops_by_the_rule(penalty, early_stopping):
+    # Sure of its tokens and fond of EOS: here the rules of stopping differ in some rows.
+    config = GenerationConfig(
+        num_beams=4,
+        num_return_sequences=4,
+        max_new_tokens=14,
+        eos_token_id=2,
+        length_penalty=penalty,
+        early_stopping=early_stopping,
+    )
+    table = make_table(5, 8, scale=3.0, stops=(2,), bias=2.0)
+    assert_matches_the_restatement(config, table, np.arange(40), np.ones((40, 1), int), None, "state")
 
 
 @pytest.mark.parametrize("penalty", [1.0, 0.0, -1.0])
