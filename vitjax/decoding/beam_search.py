@@ -16,6 +16,7 @@ from vitjax.decoding.config import GenerationConfig, LengthLimits
 from vitjax.decoding.processors import process
 from vitjax.decoding.protocol import SequenceModel
 from vitjax.decoding.sequences import Sequences
+from vitjax.decoding.top_k import top_k
 
 # transformers' minus infinity: finite, so that hypotheses to which it was added keep their order.
 NEVER = -1e9
@@ -99,20 +100,20 @@ def _choose(
     length = state.length + 1
     generated = length - limits.prompt
     # n**penalty for n = 1, 2, ...: in double precision on the host, as transformers does.
-    divisors = np.arange(1, limits.maximum - limits.prompt + 1) ** float(config.length_penalty)
-    divisors = jnp.asarray(divisors, jnp.float32)
+    powers = np.arange(1, limits.maximum - limits.prompt + 1) ** float(config.length_penalty)
+    divisors = jnp.asarray(powers, jnp.float32)
     divisor = divisors[generated - 1]
 
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     log_probs = process(log_probs, state.length, config=config, limits=limits)  # [B, K, V]
     totals = (log_probs + state.scores[:, :, None]).reshape(-1, beams * vocabulary)
     # Even if every EOS of the K beams is among them, K candidates remain that go on.
-    candidates, index = jax.lax.top_k(totals, _width(config) * beams)  # [B, M]
+    candidates, index = top_k(totals, _width(config) * beams)  # [B, M]
     parents, tokens = index // vocabulary, index % vocabulary
     stopped = jnp.isin(tokens, jnp.asarray(config.stop_ids, jnp.int32)) | (length >= limits.maximum)
     log_probs = jnp.take_along_axis(log_probs.reshape(totals.shape), index, axis=-1)
 
-    def extended(chosen: Int[Array, "B K"]) -> tuple[Array, Array]:
+    def extended(chosen: Int[Array, "B K"]) -> tuple[Array, ...]:
         """Tokens and their log-probabilities [B, K, T] of the chosen candidates."""
         start = (0, 0, state.length)
         beams = _take_beams(parents, chosen)
@@ -122,7 +123,7 @@ def _choose(
         )
 
     # The best K that go on.
-    scores, chosen = jax.lax.top_k(candidates + jnp.where(stopped, NEVER, 0.0), beams)
+    scores, chosen = top_k(candidates + jnp.where(stopped, NEVER, 0.0), beams)
     running_tokens, running_log_probs = extended(chosen)
 
     # Only the first K candidates may finish; the others are there to go on in their place.
@@ -138,7 +139,7 @@ def _choose(
         token_log_probs=finished_log_probs,
     )
     merged = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), state.pool, finished)
-    _, best = jax.lax.top_k(merged.scores, beams)
+    _, best = top_k(merged.scores, beams)
     pool = jax.tree.map(lambda leaf: _take_beams(leaf, best), merged)
     full = jnp.all(pool.lengths > limits.prompt, axis=1)
 

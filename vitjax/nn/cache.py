@@ -1,5 +1,7 @@
 """What a decoder remembers between tokens: immutable pytrees that every decoding method can carry through a loop."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -61,7 +63,7 @@ class DecoderCache:
 
     def reorder(self, parents: Int[Array, "B K"]) -> "DecoderCache":
         """Let beam k continue what beam `parents[b, k]` wrote."""
-        return self.replace(ancestors=jnp.take_along_axis(self.ancestors, parents[:, :, None], axis=1))
+        return replace(self, ancestors=jnp.take_along_axis(self.ancestors, parents[:, :, None], axis=1))
 
     def positions(self, length: int) -> Int[Array, "B T"]:
         """Places of the next `length` tokens in each row's sequence, left padding not counted."""
@@ -82,10 +84,10 @@ class DecoderCache:
         own = jnp.arange(beams, dtype=jnp.int32) if slots == beams else jnp.zeros(beams, jnp.int32)
         update = jnp.broadcast_to(own[None, :, None], (batch, beams, length))
         start = (0, 0, self.position)
-        return self.replace(ancestors=jax.lax.dynamic_update_slice(self.ancestors, update, start))
+        return replace(self, ancestors=jax.lax.dynamic_update_slice(self.ancestors, update, start))
 
     def advance(self, length: int) -> "DecoderCache":
-        return self.replace(position=self.position + length)
+        return replace(self, position=self.position + length)
 
 
 def write(

@@ -1,0 +1,47 @@
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+
+from vitjax.decoding.top_k import BLOCK, top_k
+
+few_values = st.sampled_from([-np.inf, -1e9, -2.5, -1.0, -0.0, 0.0, 1e-30, 3.0])
+
+
+@given(
+    hnp.arrays(
+        np.float32, st.tuples(st.integers(1, 3), st.sampled_from([1, 7, 64, 65, 300])), elements=few_values
+    ),
+    st.integers(1, 12),
+)
+def test_equal_values_and_infinities_as_in_lax(values, k):
+    k = min(k, values.shape[1])
+    expected, places = jax.lax.top_k(jnp.asarray(values) + 0.0, k)
+    found, at = top_k(jnp.asarray(values), k)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(at, places)
+
+
+@pytest.mark.parametrize("size", [5, BLOCK * 8, BLOCK * 9 + 1, 40_000])
+@pytest.mark.parametrize("k", [1, 5, 8])
+def test_random_values_in_a_loop(size, k):
+    values = jax.random.normal(jax.random.key(size), (3, size))
+    k = min(k, size)
+
+    def body(step):
+        i, _ = step
+        return i + 1, top_k(values * (i + 1.0), k)
+
+    start = (jnp.int32(0), top_k(values * 0, k))
+    _, (found, at) = jax.jit(lambda: jax.lax.while_loop(lambda s: s[0] < 2, body, start))()
+    expected, places = jax.lax.top_k(values * 2.0, k)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(at, places)
+
+
+def test_too_many():
+    with pytest.raises(ValueError, match="top_k of 4 among 3 values"):
+        top_k(jnp.zeros((1, 3)), 4)
