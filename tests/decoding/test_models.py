@@ -203,8 +203,7 @@ def test_log_probs_are_those_of_teacher_forcing(name, length):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_sharded_batch_moves_no_memory_between_devices(kind):
-    """Only the choice of the best may be gathered (XLA does not split top-k on CPU), never the cache."""
+def test_devices_that_share_a_batch_say_no_more_than_whether_they_are_done(kind):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     definition, params = parts("image learned")
     config = replace(CONFIGS[kind], decoder_start_token_id=1)
@@ -216,6 +215,4 @@ def test_a_sharded_batch_moves_no_memory_between_devices(kind):
     assert encoded.tokens.sharding.shard_shape(encoded.tokens.shape)[0] == rows // 8
     program = _decode.lower(definition, config, params, {}, encoded, None, None).compile().as_text()
     moved = re.findall(r"= \w+\[([\d,]*)\]\S* (?:all-\w+|collective-\w+|reduce-scatter)\(", program)
-    assert moved  # at least whether all rows are done
-    largest = max(math.prod(int(n) for n in shape.split(",") if n) for shape in moved)
-    assert largest <= (rows * config.num_beams * VOCABULARY if kind == "beam" else 1)
+    assert {math.prod(int(n) for n in shape.split(",") if n) for shape in moved} == {1}
