@@ -19,8 +19,8 @@ def get_config() -> Config:
                 transformer,
                 image_size=(16, 64),
                 channels=1,
-                stem_widths=(32, 64),
-                stem_strides=(2, 2),
+                stem_widths=(16, 32, 64),
+                stem_strides=(1, 2, 2),
                 patch_size=(4, 2),
                 patch_stride=(4, 1),
                 positions="sinusoidal",
@@ -40,13 +40,13 @@ def get_config() -> Config:
             curriculum_steps=900,
         ),
         train=TrainConfig(
-            steps=6000,
+            steps=4000,
             batch_size=64,
             label_smoothing=0.05,
             ema_decay=0.998,
             log_every=100,
-            eval_every=1500,
-            save_every=1500,
+            eval_every=1000,
+            save_every=1000,
         ),
         optimizer=OptimizerConfig(
             learning_rate=2e-3, warmup_steps=200, weight_decay=0.05, clip_norm=1.0, beta2=0.99

@@ -11,7 +11,7 @@ from vitjax.training.optimizer import OptimizerConfig
 
 
 def get_config() -> Config:
-    transformer = TransformerConfig(width=128, depth=3, num_heads=4, feed_forward_width=256)
+    transformer = TransformerConfig(width=96, depth=2, num_heads=4, feed_forward_width=192)
     return Config(
         name="text_lines",
         model=EncoderDecoderConfig(
@@ -19,8 +19,8 @@ def get_config() -> Config:
                 transformer,
                 image_size=(32, 192),
                 channels=1,
-                stem_widths=(32, 64),
-                stem_strides=(2, 2),
+                stem_widths=(16, 32, 64),
+                stem_strides=(1, 2, 2),
                 patch_size=(8, 2),
                 patch_stride=(8, 1),
                 positions="sinusoidal",
@@ -30,7 +30,14 @@ def get_config() -> Config:
                 transformer, vocabulary_size=76, max_length=22, positions="sinusoidal", scale_embedding=True
             ),
         ),
-        data=DataConfig(name="text_lines", image_size=(32, 192), channels=1, max_length=22, fill=255),
+        data=DataConfig(
+            name="text_lines",
+            image_size=(32, 192),
+            channels=1,
+            max_length=22,
+            fill=255,
+            curriculum_steps=2000,
+        ),
         train=TrainConfig(
             steps=6000, batch_size=32, label_smoothing=0.05, ema_decay=0.998, log_every=100, eval_every=2000
         ),
