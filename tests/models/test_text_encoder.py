@@ -93,6 +93,17 @@ def test_with_positions_they_are_not(option: str) -> None:
     assert np.abs(encode(definition, params, stats, source[:, ::-1])[0] - want).max() > 1e-2
 
 
+def test_relative_positions_tell_both_directions() -> None:
+    """In one block a token hears in which order the others stand, those behind it too."""
+    config = replace(CONFIG, positions="relative", transformer=replace(T, depth=1))
+    definition, params, stats = model(config)
+    source = jnp.asarray([[1, 2, 3, 4, 5, 6]], jnp.int32)
+    vectors = encode(definition, params, stats, source)[0][0]
+    for swapped, hears in (([0, 1, 2, 5, 4, 3], 0), ([2, 1, 0, 3, 4, 5], 5)):
+        other = encode(definition, params, stats, source[:, jnp.asarray(swapped)])[0][0]
+        assert np.abs(other[hears] - vectors[hears]).max() > 1e-3
+
+
 def test_against_numpy() -> None:
     """The encoder of Vaswani et al.: scaled embeddings plus sinusoids, post-norm blocks, no norm at the end."""
     definition, params, stats = named("Vaswani")

@@ -245,6 +245,41 @@ def test_parameter_counts(variant: str) -> None:
     assert count + SIZES[variant.split("/")[0]][0] == TIMM[variant]
 
 
+def test_head_widths_of_the_standard_sizes() -> None:
+    """The one number that the parameter count does not tell."""
+    widths = {name: VisionTransformerConfig.standard(f"{name}/14").transformer.head_width for name in SIZES}
+    assert widths == {
+        "Ti": 64, "S": 64, "B": 64, "L": 64, "H": 80, "So400m": 72, "g": 88, "G": 104,
+    }  # fmt: skip
+
+
+def test_rotary_counts_rows_and_columns_behind_the_prefix() -> None:
+    """The first block's attention over a grid of 2 x 3, against complex rotations."""
+    config = replace(CONFIG, positions="rotary", class_token=True, pooling="cls")
+    definition, params, stats = model(config)
+    images = normal(1, 8, 12, 3)
+    x, _ = functional.merge(definition, params, stats).embed(images, train=False)
+    p = jax.tree.map(lambda leaf: np.asarray(leaf[0], float), params["blocks"])
+    norm = p["attention_sublayer"]["norm"]
+    x = reference.layer_norm(x, norm["scale"], norm["bias"])[0]
+    cells = [(0, 0), *np.ndindex(2, 3)]  # the class token is not turned, as if in row and column 0
+    angles = np.array(
+        [[row, column] for row, column in cells], float
+    )  # head width 4: one pair each, frequency 1
+    query, key = (
+        np.stack(
+            [
+                reference.rotate(x @ layer["kernel"][:, head] + layer["bias"][head], angles)
+                for head in range(2)
+            ],
+            axis=1,
+        )[None]
+        for layer in (p["attention"]["query"], p["attention"]["key"])
+    )
+    got = features(definition, params, stats, images, return_attention=True).attention[0]
+    np.testing.assert_allclose(got, reference.dot_weights(query, key), rtol=1e-3, atol=1e-5)
+
+
 def test_all_standard_sizes_and_any_patch() -> None:
     for name, millions in {"H": 631, "So400m": 412, "g": 1011, "G": 1843}.items():
         assert round(parameter_count(f"{name}/14") / 1e6) == millions, name
