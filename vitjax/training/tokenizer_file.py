@@ -10,15 +10,19 @@ NAME = "tokenizer.json"
 
 def save_tokenizer(directory: str | Path, tokenizer: CharacterTokenizer) -> None:
     """Write it as JSON."""
-    (Path(directory) / NAME).write_text(json.dumps(tokenizer.to_dict(), ensure_ascii=False) + "\n")
+    text = json.dumps(tokenizer.to_dict(), ensure_ascii=False) + "\n"
+    (Path(directory) / NAME).write_text(text, encoding="utf-8")
 
 
 def load_tokenizer(directory: str | Path) -> CharacterTokenizer:
     """Raises ValueError, one line that names the file, if it is missing or no tokenizer."""
     path = Path(directory) / NAME
     try:
-        return CharacterTokenizer.from_dict(json.loads(path.read_text()))
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ValueError(f"found a {type(fields).__name__}, expected an object")
+        return CharacterTokenizer.from_dict(fields)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: the run's tokens cannot be read") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is not a tokenizer: {error}") from None
