@@ -1,7 +1,7 @@
 """A trained model as one object: `vitjax.load(path)`, then logits, features and text."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,9 @@ class Model:
     tokenizer: CharacterTokenizer | None
     generation: GenerationConfig
 
-    @property
+    @cached_property
     def definition(self) -> nnx.GraphDef:
+        """The model without its arrays, as `vitjax.nn.functional.merge` takes it."""
         return functional.abstract(lambda rngs: self.config.build(rngs=rngs))[0]
 
     def logits(
@@ -77,12 +78,20 @@ class Model:
     ) -> Float[Array, "..."]:
         """Class logits [B, classes] of images, or logits [B, T, V] of each next token, teacher-forced."""
         source = self._prepared(source)
+        if (decoder_tokens is None) != (self.tokenizer is None):
+            raise ValueError(
+                "this model writes sequences: logits needs decoder_tokens [B, T]"
+                if decoder_tokens is None
+                else "this model names classes: logits takes images alone"
+            )
         if decoder_tokens is None:
             return _logits(self.definition, self.params, self.stats, source)
         return _token_logits(self.definition, self.params, self.stats, source, decoder_tokens, source_mask)
 
     def features(self, images: Any) -> Features:
         """`tokens` [B, N, D] and `pooled` [B, D] of an image classifier."""
+        if self.tokenizer is not None:
+            raise ValueError("this model writes sequences: features are those of an image classifier")
         return _features(self.definition, self.params, self.stats, self._prepared(images))
 
     def generate(
@@ -131,12 +140,23 @@ class Model:
 
     def _prepared(self, source: Any) -> Any:
         """Normalised images, or tokens as they are."""
-        if getattr(source, "dtype", None) != np.uint8:
-            return source
+        if not hasattr(source, "dtype"):
+            source = np.asarray(source)
+        found = f"{source.dtype}{list(source.shape)}"
         if self.preprocess is None:
-            raise ValueError("this model takes tokens, not images")
-        images = np.stack([self.preprocess(image) for image in np.asarray(source)])
-        return normalize(images, self.preprocess.mean, self.preprocess.std)
+            if source.ndim != 2 or not np.issubdtype(source.dtype, np.integer):
+                raise ValueError(f"this model takes int tokens [B, S], not {found}")
+            return source
+        if source.ndim != 4 or not (source.dtype == np.uint8 or jnp.issubdtype(source.dtype, jnp.floating)):
+            raise ValueError(
+                f"this model takes images [B, H, W, channels], uint8 or normalised float, not {found}"
+            )
+        if source.dtype == np.uint8:
+            images = np.stack([self.preprocess(image) for image in np.asarray(source)])
+            return normalize(images, self.preprocess.mean, self.preprocess.std)
+        if source.shape[-1] != self.preprocess.channels:
+            raise ValueError(f"this model takes images of {self.preprocess.channels} channels, not {found}")
+        return source
 
 
 def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
@@ -150,11 +170,12 @@ def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
       FileNotFoundError: it has no good checkpoint.
     """
     config = load_run_config(path)
-    expected = functional.abstract(lambda rngs: config.model.build(rngs=rngs))[1]
+    _, expected, expected_stats = functional.abstract(lambda rngs: config.model.build(rngs=rngs))
     arrays, _ = checkpoints.restore(Path(path) / "checkpoints", only=("params", "frozen", "stats", "ema"))
     params = join(arrays.get("ema") or arrays["params"], arrays.get("frozen") or {})
     require_same_shapes(expected, params, str(path))
     stats = arrays.get("stats") or {}
+    require_same_shapes(expected_stats, stats, str(path))
     place = (lambda tree: shardings(tree, mesh)) if mesh is not None else (lambda tree: None)
     return Model(
         config=config.model,
@@ -171,7 +192,7 @@ def load_run_config(path: str | Path) -> Config:
     file = Path(path) / "config.json"
     if not file.is_file():
         raise ValueError(f"{path} is not a run of vitjax train: it has no config.json")
-    return from_json(file.read_text(), where=str(file))
+    return from_json(file.read_text(encoding="utf-8", errors="replace"), where=str(file))
 
 
 def require_same_shapes(expected: Tree, found: Tree, where: str) -> None:

@@ -5,6 +5,7 @@ Bad input ends with one line on standard error and a non-zero exit code; a trace
 
 import argparse
 import importlib
+import os
 import sys
 
 COMMANDS = {
@@ -14,7 +15,7 @@ COMMANDS = {
     "inspect": "show what a run is made of",
     "plan": "compile a config ahead of time: memory, FLOPs, sharding",
 }
-EXPECTED_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, FloatingPointError)
+EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,11 +33,14 @@ def main(argv: list[str] | None = None) -> None:
     command = importlib.import_module(f"vitjax.commands.{known.command}")
     try:
         sys.exit(command.main(rest + arguments[1:]))
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except EXPECTED_ERRORS as error:
         message = " ".join(str(error).split()) or type(error).__name__
         sys.exit(f"vitjax {known.command}: error: {message}")
-    except BrokenPipeError:
-        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ def main(arguments: Sequence[str]) -> int:
 
     from vitjax.api import load
 
-    if bool(options.images) == bool(options.text):
-        raise ValueError("give either image files or --text")
+    if bool(options.images) == bool(options.text) or not all(options.text or ["-"]):
+        raise ValueError("give either image files or --text, and no empty text")
     if options.attention and options.text:
         raise ValueError("--attention draws on images; there are none")
     model = load(options.run)
@@ -106,6 +106,9 @@ def _classify(model, options) -> int:
 
     if options.text:
         raise ValueError(f"{options.run} names classes of images; it reads no text")
+    for name in ("num_beams", "length_penalty", "max_length", "attention"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"{options.run} names classes: it has no use for --{name.replace('_', '-')}")
     log_probs = np.asarray(jax.nn.log_softmax(model.logits(_read(model, options.images))))
     for name, row in zip(options.images, log_probs, strict=True):
         label = int(row.argmax())

@@ -30,18 +30,24 @@ def main(arguments: Sequence[str]) -> int:
     from vitjax.api import load, load_run_config
     from vitjax.commands.train import summary_line
     from vitjax.parallel.mesh import MeshConfig, make_mesh
+    from vitjax.parallel.processes import initialize, is_primary
     from vitjax.training.evaluation import evaluate, make_generation
-    from vitjax.training.loop import eval_stream
+    from vitjax.training.streams import eval_stream
+    from vitjax.training.tasks import is_classifier
 
+    initialize()
     config = load_run_config(options.run)
     data, train = config.data, config.train
     if options.split:
         data = dataclasses.replace(data, eval_split=options.split)
     if options.data_dir:
         data = dataclasses.replace(data, data_dir=options.data_dir)
-    if options.batch_size:
+    if options.batch_size is not None:
         train = dataclasses.replace(train, batch_size=options.batch_size, accumulate=1)
     config = dataclasses.replace(config, data=data, train=train)
+    if options.num_beams is not None and is_classifier(config):
+        raise ValueError(f"{options.run} names classes: it has no use for --num-beams")
+    generation = make_generation(config.generation, options.num_beams)
     mesh = make_mesh(MeshConfig.parse(options.mesh or ""))
     model = load(options.run, mesh=mesh)
     with eval_stream(config, mesh) as batches:
@@ -53,8 +59,10 @@ def main(arguments: Sequence[str]) -> int:
             batches,
             mesh=mesh,
             tokenizer=model.tokenizer,
-            generation=make_generation(config.generation, options.num_beams),
+            generation=generation,
         )
+    if not is_primary():
+        return 0
     if options.json:
         print(json.dumps(as_json(evaluation)))
     else:

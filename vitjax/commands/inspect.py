@@ -27,7 +27,9 @@ def main(arguments: Sequence[str]) -> int:
     from vitjax.api import load_run_config
     from vitjax.data.preprocess import Preprocess
     from vitjax.training import checkpoints
-    from vitjax.training.config import to_json
+    from vitjax.training.config import reads_images, to_json
+    from vitjax.training.tasks import is_classifier
+    from vitjax.training.tokenizer_file import load_tokenizer
 
     config = load_run_config(options.run)
     directory = Path(options.run) / "checkpoints"
@@ -45,9 +47,12 @@ def main(arguments: Sequence[str]) -> int:
         "trainable": parameters["params"],
         "averaged": parameters["ema"] > 0,
         "data": metadata["data"],
-        "preprocess": Preprocess.of(config.data).to_dict(),
         "config": json.loads(to_json(config)),
     }
+    if reads_images(config.model):
+        record["preprocess"] = Preprocess.of(config.data).to_dict()
+    if not is_classifier(config):
+        record["tokenizer"] = load_tokenizer(options.run).to_dict()
     if options.arrays:
         record["arrays"] = {name: {"shape": shape, "dtype": dtype} for name, (shape, dtype) in arrays.items()}
     if options.json:
@@ -63,7 +68,9 @@ def main(arguments: Sequence[str]) -> int:
     print(
         f"data {metadata['data']['dataset']}[{metadata['data']['split']}], {metadata['data']['examples']:,} examples"
     )
-    print("preprocessing " + ", ".join(f"{name} {value}" for name, value in record["preprocess"].items()))
+    for part in ("preprocess", "tokenizer"):
+        if part in record:
+            print(f"{part} " + ", ".join(f"{name} {value}" for name, value in record[part].items()))
     print(f"config {json.dumps(record['config']['model'])}")
     for name, (shape, dtype) in arrays.items() if options.arrays else ():
         print(f"  {name} {dtype}{list(shape)}")

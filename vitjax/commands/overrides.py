@@ -47,7 +47,10 @@ def _expand_mesh(arguments: list[str]) -> list[str]:
         if flag != "--mesh":
             expanded.append(argument)
             continue
-        mesh = MeshConfig.parse(value if equals else next(rest, ""))
+        value = value if equals else next(rest, "")
+        if not value or value.startswith("-"):
+            raise ValueError("--mesh needs a value, such as data=4,fsdp=2")
+        mesh = MeshConfig.parse(value)
         for field in dataclasses.fields(mesh):
             expanded += [f"--mesh.{field.name}", str(getattr(mesh, field.name))]
     return expanded

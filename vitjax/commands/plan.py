@@ -1,6 +1,7 @@
 """`vitjax plan`: what a config will cost on a mesh, before anything is allocated."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     config = apply_overrides(load_config(options.config), overrides, prog="vitjax plan")
     needed = config.mesh.devices_needed
     if needed is not None:
-        jax.config.update("jax_num_cpu_devices", needed)
+        with contextlib.suppress(RuntimeError):  # JAX runs already: with the devices it has
+            jax.config.update("jax_num_cpu_devices", needed)
     devices = jax.devices()
     if needed is not None and len(devices) < needed:
         devices = jax.devices("cpu")
