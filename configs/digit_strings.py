@@ -40,7 +40,7 @@ def get_config() -> Config:
             curriculum_steps=900,
         ),
         train=TrainConfig(
-            steps=4000,
+            steps=5000,
             batch_size=64,
             label_smoothing=0.05,
             ema_decay=0.998,

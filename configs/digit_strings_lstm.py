@@ -1,4 +1,4 @@
-"""Strings of handwritten digits with Show, Attend and Tell: a ResNet and an LSTM that looks at one place after another."""
+"""Strings of handwritten digits with Show, Attend and Tell: a ResNet, and an LSTM that looks at place after place."""
 
 from vitjax.data.config import DataConfig
 from vitjax.decoding.config import GenerationConfig

