@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests.parallel.together import run_together
+from tests.prepared import with_data
 from tests.training.runs import classifier, residual, train, transcriber, translator
-from tests.training.test_loop import with_data, with_optimizer, with_train
+from tests.training.test_loop import with_optimizer, with_train
 from vitjax.data.pipeline import eval_batches
 from vitjax.data.sources import tokenizer_for
 from vitjax.decoding.config import GenerationConfig

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.parallel.together import ROOT, run_together
+from tests.prepared import train_alone, with_data, write_recipe
 from tests.training.runs import TRANSFORMER, classifier, residual, transcriber, translator
 from vitjax.data.config import Augment
 from vitjax.data.sources import build_source
@@ -22,10 +23,6 @@ from vitjax.training.config import Config, from_json, to_json
 from vitjax.training.loop import fit, refuse_bad
 
 NOISY = dataclasses.replace(TRANSFORMER, dropout=0.1)
-
-
-def with_data(config: Config, data_dir: str, **data) -> Config:
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir, **data))
 
 
 def with_optimizer(config: Config, **optimizer) -> Config:
@@ -97,9 +94,7 @@ def config(data_dir):
 def straight(config, tmp_path_factory):
     """The run without an interruption: (directory, result)."""
     directory = tmp_path_factory.mktemp("straight")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_mesh", lambda config: make_mesh(MeshConfig(), jax.devices()[:1]))
-        return directory, fit(config, directory)
+    return directory, train_alone(config, directory)
 
 
 def test_what_a_run_leaves(config, straight):
@@ -322,17 +317,10 @@ main(["train", *sys.argv[1:]])
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_a_resume_goes_on(config, straight, tmp_path, one_device, number):
-    (tmp_path / "config.json").write_text(to_json(config))
-    recipe = tmp_path / "recipe.py"
-    recipe.write_text(
-        "from pathlib import Path\n"
-        "from vitjax.training.config import from_json\n"
-        "def get_config():\n"
-        "    return from_json(Path(__file__).with_name('config.json').read_text(), where='')\n"
-    )
+    recipe = write_recipe(tmp_path, config)
     run = tmp_path / "run"
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, "--config", str(recipe), "--directory", str(run)],
+        [sys.executable, "-c", CHILD, "--config", recipe, "--directory", str(run)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

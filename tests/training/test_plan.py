@@ -4,8 +4,8 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec
 
+from tests.prepared import with_data
 from tests.training.runs import classifier, noise, translator
-from tests.training.test_loop import with_data
 from vitjax.analysis.complexity import complexity
 from vitjax.parallel.mesh import MeshConfig, make_mesh
 from vitjax.parallel.paths import named_leaves

@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import tyro
@@ -16,8 +16,11 @@ T = TypeVar("T")
 _FRAME = re.compile(r"[│╭╮╰╯─]+|-{8,}")
 
 
-def apply_overrides(config: T, arguments: Sequence[str], *, prog: str) -> T:
+def apply_overrides(config: T, arguments: Sequence[str], *, prog: str, flags: Iterable[str] = ()) -> T:
     """`config` with the given flags changed. `--mesh data=4,fsdp=2` is short for its three flags.
+
+    Args:
+      flags: the program's own, which are known too.
 
     Raises ValueError with one line: the flag, what is wrong with it, and the nearest known one.
     """
@@ -33,7 +36,8 @@ def apply_overrides(config: T, arguments: Sequence[str], *, prog: str) -> T:
                 type(config), default=config, args=_expand_mesh(arguments), prog=prog, config=_STYLE
             )
     except SystemExit:
-        raise ValueError(_one_line(printed.getvalue(), config)) from None
+        known = [*_keys(config), "mesh", *flags]
+        raise ValueError(_one_line(printed.getvalue(), known)) from None
 
 
 _STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
@@ -56,13 +60,13 @@ def _expand_mesh(arguments: list[str]) -> list[str]:
     return expanded
 
 
-def _one_line(printed: str, config: object) -> str:
+def _one_line(printed: str, known: Sequence[str]) -> str:
     """What tyro says in a box, as one line: the complaint and, for an unknown flag, the nearest known one."""
     lines = [_FRAME.sub(" ", line).strip() for line in printed.splitlines()]
     sections = "\n".join(lines).strip().split("\n\n")  # a rule of the box is now an empty line
     complaint = " ".join(sections[min(1, len(sections) - 1)].split())
     if unknown := re.match(r"Unrecognized options: --(\S+?)[,=]", complaint + ","):
-        near = difflib.get_close_matches(unknown[1].replace("-", "_"), _keys(config), n=1, cutoff=0)[0]
+        near = difflib.get_close_matches(unknown[1].replace("-", "_"), known, n=1, cutoff=0)[0]
         return f"no option --{unknown[1]}; did you mean --{near}?"
     return complaint
 

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     from vitjax.training.config import load_config
     from vitjax.training.plan import make_plan
 
-    config = apply_overrides(load_config(options.config), overrides, prog="vitjax plan")
+    config = apply_overrides(load_config(options.config), overrides, prog="vitjax plan", flags=vars(options))
     needed = config.mesh.devices_needed
     if needed is not None:
         with contextlib.suppress(RuntimeError):  # JAX runs already: with the devices it has

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from vitjax.training.config import load_config
 
-    config = apply_overrides(load_config(options.config), overrides, prog="vitjax train")
+    config = apply_overrides(load_config(options.config), overrides, prog="vitjax train", flags=vars(options))
 
     from vitjax.parallel.processes import ProcessConfig, initialize
     from vitjax.training.checkpoints import SaveFailed
