@@ -1,4 +1,9 @@
-"""Strings of handwritten digits with Show, Attend and Tell: a ResNet, and an LSTM that looks at place after place."""
+"""Strings of handwritten digits with Show, Attend and Tell: a ResNet, and an LSTM that looks at place after place.
+
+Command: `python train.py --config configs/digit_strings_lstm.py`
+Cost: 180,222 parameters, 4,000 steps of 64; 463 s on two shared CPU cores.
+Score: 87.3 % [85.7, 88.6] of 2,000 held-out strings right as a whole (seed 0).
+"""
 
 from vitjax.data.config import DataConfig
 from vitjax.decoding.config import GenerationConfig

@@ -1,4 +1,4 @@
-"""Lines of printed text: a small reader of 71 characters in 6 fonts and 9 sizes."""
+"""Lines of printed text: a small reader of 74 characters in 6 fonts and 9 sizes."""
 
 from vitjax.data.config import DataConfig
 from vitjax.decoding.config import GenerationConfig
@@ -27,7 +27,7 @@ def get_config() -> Config:
                 pooling="none",
             ),
             decoder=DecoderConfig(
-                transformer, vocabulary_size=76, max_length=22, positions="sinusoidal", scale_embedding=True
+                transformer, vocabulary_size=77, max_length=22, positions="sinusoidal", scale_embedding=True
             ),
         ),
         data=DataConfig(
