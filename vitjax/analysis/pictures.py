@@ -25,10 +25,10 @@ def draw_loss(path: str | Path, metrics: str | Path) -> None:
     records = [json.loads(line) for line in Path(metrics).read_text().splitlines()]
     figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=120)
     losses, scores = figure.subplots(1, 2)
-    for phase, color in (("train", INK), ("eval", WRONG)):
+    for phase, label, color in (("train", "training, as optimised", INK), ("eval", "held out", WRONG)):
         points = [(r["step"], r["loss"]) for r in records if r["phase"] == phase and r["loss"] is not None]
         if points:
-            losses.plot(*zip(*points, strict=True), color=color, label=phase, lw=1.4)
+            losses.plot(*zip(*points, strict=True), color=color, label=label, lw=1.4)
     losses.set(xlabel="step", ylabel="cross-entropy (nats)", title="loss")
     losses.legend(frameon=False)
     for name, label in (("exact_match", "whole strings right"), ("accuracy", "accuracy")):
