@@ -1,9 +1,13 @@
+import dataclasses
 import json
 import math
 import shutil
 
 import pytest
 
+from tests.parallel.together import run_together
+from tests.prepared import train_alone, with_data
+from tests.training.runs import residual
 from vitjax.training import checkpoints
 
 
@@ -26,6 +30,38 @@ def test_classes(vitjax, classes_run, recorded):
     assert scores["loss"] == pytest.approx(recorded["classes"]["loss"], abs=1e-5)
     low, high = scores["accuracy_interval"]
     assert low < scores["accuracy"] < high
+
+
+def test_running_statistics(vitjax, data_dir, tmp_path):
+    config = with_data(residual(), data_dir)
+    fast = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=0.03))
+    evaluation = train_alone(fast, tmp_path).evaluation
+    code, out, err = vitjax("evaluate", tmp_path, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["loss"] == pytest.approx(evaluation.loss, abs=1e-5)
+
+
+TOGETHER = """
+import contextlib, io, os, sys
+from pathlib import Path
+from vitjax.cli import main
+
+printed = io.StringIO()  # gloo writes to the standard output beside Python
+try:
+    with contextlib.redirect_stdout(printed):
+        main(["evaluate", sys.argv[1], "--mesh", "data=4,tensor=2", "--json"])
+finally:
+    (Path(sys.argv[2]) / os.environ["JAX_PROCESS_ID"]).write_text(printed.getvalue())
+    print("written")
+"""
+
+
+def test_two_processes(classes_run, recorded, tmp_path):
+    run_together(TOGETHER, 2, str(classes_run), str(tmp_path))
+    assert (tmp_path / "1").read_text() == ""  # one of them speaks
+    scores = json.loads((tmp_path / "0").read_text())
+    assert scores["accuracy"] == recorded["classes"]["accuracy"]
+    assert scores["loss"] == pytest.approx(recorded["classes"]["loss"], abs=1e-5)
 
 
 def test_sequences(vitjax, strings_run, recorded):

@@ -220,7 +220,8 @@ class Mislabelled:
 
     def __init__(self, source, label: int):
         self.source, self.label = source, label
-        self.info, self.in_memory = source.info, source.in_memory
+        self.info = dataclasses.replace(source.info, num_classes=None)  # only the model knows how many
+        self.in_memory = source.in_memory
 
     def __len__(self) -> int:
         return len(self.source)
