@@ -3,7 +3,7 @@ depth, 3-Augment, mixup 0.8 and cutmix 1.0 under binary cross-entropy. DeiT-III'
 (5e-4 for 512 images).
 
 Command: `python train.py --config configs/imagenet_vit_b16.py --mesh data=-1,fsdp=8` on every process of a pod.
-Cost: 250,228 steps of 2,048 images (400 epochs), 17.6 GFLOPs forward an image: about 2.7e19 FLOPs.
+Cost: 250,227 steps of 2,048 images (400 epochs), 17.6 GFLOPs forward an image: about 2.7e19 FLOPs.
 Score: DeiT-III reports 83.5 % top-1 for 400 epochs (with LAMB). Not yet run here beyond two generated batches, which
 tests/configs/test_configs.py trains on.
 """

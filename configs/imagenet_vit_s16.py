@@ -3,7 +3,7 @@ baselines for ImageNet-1k"): sinusoidal positions, mean pooling, RandAugment(2, 
 
 Command: `python train.py --config configs/imagenet_vit_s16.py --mesh data=-1` on every process of a TPU or GPU pod,
 after preparing `imagenet2012` as ArrayRecord (`--data.name imagenet2012` says how if it is missing).
-Cost: 112,603 steps of 1,024 images, 4.6 GFLOPs forward an image: about 1.6e18 FLOPs for the 90 epochs.
+Cost: 112,602 steps of 1,024 images, 4.6 GFLOPs forward an image: about 1.6e18 FLOPs for the 90 epochs.
 Score: the paper reports 76.5 % top-1 for these 90 epochs. Not yet run here beyond two generated batches, which
 tests/configs/test_configs.py trains on.
 """

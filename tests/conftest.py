@@ -14,17 +14,15 @@ DEVICES = "--xla_force_host_platform_device_count"
 
 # CPU, also where there is a GPU: meshes need several devices, and tolerances are those of float32 on CPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Eight devices on two busy cores: one that comes 40 s late to a collective must not abort the process.
-PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=600 --xla_cpu_collective_timeout_seconds=600"
 if DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8 {PATIENCE}".strip()
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers already fill the cores; a thread pool of all cores in each of them only adds switching.
-    for name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
 

@@ -1,4 +1,4 @@
-"""Keeps jaxlib releases that miscompute on CPU from doing so.
+"""Keeps jaxlib on CPU from two faults of its own: wrong numbers, and meshes that hang.
 
 jaxlib 0.10.2 to 0.11.1 hand some fused reductions on CPU to a kernel library that returns wrong numbers without a
 word (jax-ml/jax#39103). XLA reads `XLA_FLAGS` once, when the first backend starts: importing vitjax before the first
@@ -15,7 +15,27 @@ FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 FIRST_RIGHT_RELEASE = (0, 11, 2)
 
 
+FAKE_DEVICES = "--xla_force_host_platform_device_count"
+THREADS = "64"
+
+
 def guard() -> None:
+    """Set what jaxlib reads when its CPU backend starts."""
+    _enough_threads()
+    _right_kernels()
+
+
+def _enough_threads() -> None:
+    """Give several fake devices threads to wait in.
+
+    A program over eight devices that comes from JAX's compilation cache runs independent collectives in another order on
+    each device; with fewer than about sixteen threads all of them come to wait for each other (jaxlib 0.10 and 0.12).
+    """
+    if FAKE_DEVICES in os.environ.get("XLA_FLAGS", ""):
+        os.environ.setdefault("NPROC", THREADS)
+
+
+def _right_kernels() -> None:
     """Turn the wrong kernels off on the jaxlib releases that have them.
 
     A value of the flag already in `XLA_FLAGS` is the user's own and stays.

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -14,6 +14,7 @@ from vitjax.nn.positions import Grid
 INK, RIGHT, WRONG, WARM = "#22313f", "#1a7f5a", "#c0392b", "inferno"
 
 
+@runtime_checkable
 class ImageEncoder(Protocol):
     """What a picture asks of an encoder's config."""
 
