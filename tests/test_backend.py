@@ -84,3 +84,16 @@ def test_flag(monkeypatch: pytest.MonkeyPatch, version: str, before: str | None,
 )
 def test_release(version: str, release: tuple[int, ...]) -> None:
     assert _backend._release(version) == release
+
+
+def test_fake_devices_get_threads_to_wait_in(monkeypatch):
+    monkeypatch.delenv("NPROC", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    _backend._enough_threads()
+    assert "NPROC" not in os.environ
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    _backend._enough_threads()
+    assert int(os.environ["NPROC"]) >= 16
+    monkeypatch.setenv("NPROC", "24")
+    _backend._enough_threads()
+    assert os.environ["NPROC"] == "24"

@@ -28,8 +28,8 @@ def guard() -> None:
 def _enough_threads() -> None:
     """Give several fake devices threads to wait in.
 
-    A program over eight devices that comes from JAX's compilation cache runs independent collectives in another order on
-    each device; with fewer than about sixteen threads all of them come to wait for each other (jaxlib 0.10 and 0.12).
+    A program over eight devices that comes from JAX's compilation cache runs independent collectives in another order
+    on each device; with fewer than about sixteen threads they come to wait for each other (jaxlib 0.10 and 0.12).
     """
     if FAKE_DEVICES in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("NPROC", THREADS)
