@@ -33,6 +33,11 @@ def make_state(seed=0):
 
 @functools.cache
 def _state(seed):
+    with jax.ensure_compile_time_eval():  # whoever asks first may be tracing
+        return _arrays(seed)
+
+
+def _arrays(seed):
     key = jax.random.key(seed)
     params = {
         "blocks": {"up": {"kernel": jax.random.normal(key, (2, 4, 8))}},

@@ -30,8 +30,16 @@ def test_a_batch_is_learned_by_heart(family):
     assert metrics[-1]["loss"] < 0.6 * metrics[0]["loss"]
 
 
-@pytest.mark.parametrize("mesh", ["data=8", "fsdp=8,data=1", "tensor=8,data=1", "data=2,fsdp=2,tensor=2"])
-@pytest.mark.parametrize("family", [classifier, transcriber])
+@pytest.mark.parametrize(
+    ("family", "mesh"),
+    [
+        (classifier, "data=8"),
+        (classifier, "fsdp=8,data=1"),
+        (classifier, "tensor=8,data=1"),
+        (transcriber, "tensor=8,data=1"),
+        (transcriber, "data=2,fsdp=2,tensor=2"),
+    ],
+)
 def test_same_loss_on_any_mesh(family, mesh):
     _, alone = train(family(), "data=1")
     state, split = train(family(), mesh)
@@ -45,8 +53,7 @@ def test_same_loss_on_any_mesh(family, mesh):
         assert kernel.addressable_shards[0].data.size < kernel.size
 
 
-@pytest.mark.parametrize("family", [classifier, transcriber])
-@pytest.mark.parametrize("mesh", ["data=1", "data=2"])
+@pytest.mark.parametrize(("family", "mesh"), [(classifier, "data=1"), (transcriber, "data=2")])
 def test_accumulated_parts_equal_one_batch(family, mesh):
     # plain SGD: Adam magnifies rounding where gradients vanish, as those of key biases do
     sgd = OptimizerConfig("sgd", learning_rate=0.1)
