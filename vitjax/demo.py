@@ -163,7 +163,7 @@ def show(summary: dict[str, Any], directory: Path) -> None:
     table.add_row("character error rate", *both("character_error_rate", ".2%"))
     encoder, tokens = f"{summary['encode_ms']:.2f} ms", f"{summary['teacher_forced_ms']:.2f} ms"
     table.add_row(f"{summary['batch']} images: encoder, all patches at once", encoder, encoder)
-    table.add_row("  and decoder in training, all tokens at once", tokens, "")
+    table.add_row("  and decoder in training, all at once", tokens, "")
     table.add_row(
         "  and decoder step by step, each token",
         f"{summary['decode_ms_per_token']:.2f} ms",
