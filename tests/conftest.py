@@ -33,10 +33,9 @@ def pytest_sessionstart() -> None:
 
 _everywhere = {
     "deadline": None,  # the first example pays for compilation
-    "max_examples": 25,
     "suppress_health_check": [hypothesis.HealthCheck.too_slow],
 }
 _examples = DirectoryBasedExampleDatabase(CACHE / "hypothesis")
-hypothesis.settings.register_profile("local", database=_examples, **_everywhere)
-hypothesis.settings.register_profile("ci", derandomize=True, **_everywhere)
+hypothesis.settings.register_profile("local", database=_examples, max_examples=25, **_everywhere)
+hypothesis.settings.register_profile("ci", derandomize=True, max_examples=12, **_everywhere)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
