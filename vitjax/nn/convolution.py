@@ -41,8 +41,8 @@ def convolution(
 class ConvStem(nnx.Module):
     """3x3 convolutions, each with BatchNorm and ReLU, before the patches (Xiao et al. 2021, "Early convolutions").
 
-    Each entry of `widths` is one convolution; a stride of 2 halves the image. The bias toward what is near learns small
-    images in a fraction of the steps (docs/recipes.md).
+    Each entry of `widths` is one convolution; a stride of 2 halves the image. What it is worth on small images is in
+    docs/recipes.md.
     """
 
     def __init__(
