@@ -43,6 +43,9 @@ class StateCache(NamedTuple):
 
 
 class _Table(nnx.Module):
+    max_source_length = None
+    max_target_length = None
+
     def __init__(self, table: np.ndarray):
         self.table = nnx.Param(jnp.asarray(table))
 

@@ -40,7 +40,7 @@ def test_minimum_above_maximum():
 
 def test_lengths_without_the_prompt_go_first():
     config = GenerationConfig(max_length=100, max_new_tokens=5, min_length=90, min_new_tokens=2)
-    assert config.limits(3) == (3, 5, 8)
+    assert config.limits(3) == (3, 8, 0, 5, 8)
     assert GenerationConfig().limits(1).maximum == 21  # 20 new tokens, as in transformers
 
 

@@ -83,8 +83,8 @@ def test_nothing_crosses_to_the_host(kind):
         jax.block_until_ready(generate(definition, params, source, config=config))
     encoded = encode(definition, params, sources())
     programs = (
-        _encode.lower(definition, params, {}, sources(), None),
-        _decode.lower(definition, config, params, {}, encoded, None, None),
+        _encode.lower(definition, params, {}, sources(), np.ones((8, 1), bool)),
+        _decode.lower(definition, config, 32, params, {}, encoded, None, None, np.array([0, 1, 10, 8])),
     )
     for program in programs:
         for word in ("callback", "infeed", "outfeed", "stablehlo.send", "stablehlo.recv"):
@@ -156,7 +156,7 @@ def test_reads_in_chunks_what_is_written(kind, monkeypatch):
     generate(definition, params, sources(), config=config)
     jax.effects_barrier()
     # every step but the last token's, which nobody reads
-    assert sorted(STEPS) == [(p, 4 if p < 4 else 8 if p < 8 else 11) for p in range(1, 10)]
+    assert sorted(STEPS) == [(p, 4 if p < 4 else 8 if p < 8 else 12) for p in range(1, 10)]
 
 
 def test_chunks_change_nothing(monkeypatch):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitjax.decoding import loop
+from vitjax.decoding.config import Limits
 
 
 @given(prompt=st.integers(1, 600), new=st.integers(1, 3000))
@@ -52,6 +53,6 @@ def test_stops_when_all_rows_are_done(monkeypatch):
 
     monkeypatch.setattr(loop, "CHUNK", 4)
     state = State(jnp.int32(2), jnp.zeros(2, bool), jnp.zeros(20, jnp.int32))
-    state = loop.run(advance, state, prompt_length=1, max_length=20)
+    state = loop.run(advance, state, Limits(prompt=1, size=20, padding=0, minimum=0, maximum=20))
     assert int(state.length) == 11
     assert state.read.tolist() == [0, 0, 4, 4, 4, 8, 8, 8, 8, 12, 12] + [0] * 9

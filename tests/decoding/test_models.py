@@ -95,6 +95,9 @@ class Uncached(NamedTuple):
 class WithoutCache:
     """Reads the whole sequence again for every token, with the forward pass of training."""
 
+    max_source_length = None
+    max_target_length = None
+
     def __init__(self, model):
         self.model = model
 
@@ -213,6 +216,8 @@ def test_devices_that_share_a_batch_say_no_more_than_whether_they_are_done(kind)
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     encoded = encode(definition, params, source)
     assert encoded.tokens.sharding.shard_shape(encoded.tokens.shape)[0] == rows // 8
-    program = _decode.lower(definition, config, params, {}, encoded, None, None).compile().as_text()
+    numbers = np.array([0, 1, 20, rows])
+    program = _decode.lower(definition, config, 20, params, {}, encoded, None, None, numbers)
+    program = program.compile().as_text()
     moved = re.findall(r"= \w+\[([\d,]*)\]\S* (?:all-\w+|collective-\w+|reduce-scatter)\(", program)
     assert {math.prod(int(n) for n in shape.split(",") if n) for shape in moved} == {1}

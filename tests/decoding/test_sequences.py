@@ -12,6 +12,8 @@ def example(batch=2, returned=3, length=5):
         scores=jnp.zeros((batch, returned)),
         lengths=jnp.full((batch, returned), length),
         token_log_probs=jnp.zeros((batch, returned, length)),
+        finished=jnp.zeros((batch, returned), bool),
+        steps=jnp.int32(length - 1),
     )
 
 
@@ -21,7 +23,7 @@ def test_is_a_pytree_of_anything():
     assert jax.eval_shape(lambda s: s, example()).tokens.shape == (2, 3, 5)
     assert jax.jit(lambda s: s)(example()).tokens.tolist() == example().tokens.tolist()
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(example())]
-    assert paths == [".tokens", ".scores", ".lengths", ".token_log_probs"]
+    assert paths == [".tokens", ".scores", ".lengths", ".token_log_probs", ".finished", ".steps"]
 
 
 def test_is_frozen():

@@ -2,8 +2,17 @@
 
 from vitjax.decoding.beam_search import beam_search
 from vitjax.decoding.config import GenerationConfig
-from vitjax.decoding.generate import decode, encode, generate
+from vitjax.decoding.generate import decode, encode, encode_and_decode, generate
 from vitjax.decoding.greedy import greedy
 from vitjax.decoding.sequences import Sequences
 
-__all__ = ["GenerationConfig", "Sequences", "beam_search", "decode", "encode", "generate", "greedy"]
+__all__ = [
+    "GenerationConfig",
+    "Sequences",
+    "beam_search",
+    "decode",
+    "encode",
+    "encode_and_decode",
+    "generate",
+    "greedy",
+]

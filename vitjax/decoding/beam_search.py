@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.decoding import loop
-from vitjax.decoding.config import GenerationConfig, LengthLimits
+from vitjax.decoding.config import GenerationConfig, Limits
 from vitjax.decoding.processors import process
 from vitjax.decoding.protocol import SequenceModel
 from vitjax.decoding.sequences import Sequences
@@ -22,13 +22,23 @@ from vitjax.decoding.top_k import top_k
 NEVER = -1e9
 
 
+class _Pool(NamedTuple):
+    """Finished hypotheses, best first; the empty places score NEVER."""
+
+    tokens: Int[Array, "B K T"]
+    scores: Float[Array, "B K"]
+    lengths: Int[Array, "B K"]
+    log_probs: Float[Array, "B K T"]
+    stopped: Bool[Array, "B K"]  # by EOS, not by the maximum length
+
+
 class _State(NamedTuple):
     cache: Any
     length: Int[Array, ""]
     tokens: Int[Array, "B K T"]
     log_probs: Float[Array, "B K T"]
     scores: Float[Array, "B K"]  # sums of log-probabilities, best first
-    pool: Sequences  # finished hypotheses, best first; the empty places score NEVER
+    pool: _Pool
     full: Bool[Array, "B"]  # the pool holds K finished hypotheses
     improvable: Bool[Array, "B"]  # never true again once false
     done: Bool[Array, "B"]
@@ -41,28 +51,38 @@ def beam_search(
     prompt_mask: Bool[Array, "B P"] | None = None,
     *,
     config: GenerationConfig,
+    limits: Limits | None = None,
+    rows: Int[Array, ""] | None = None,
 ) -> Sequences:
     """Search with `config.num_beams` beams a row; traceable, so usable inside your own `jax.jit`.
 
-    Returns `Sequences` with N = `num_return_sequences` and T = the maximum length. Ties go to the better-ranked beam,
-    then to the lowest id.
+    Args:
+      prompt: first tokens of each row, left-padded where `prompt_mask` is False.
+      limits: the buffer's columns, if they are not what `config` says for this prompt.
+      rows: number of real rows; those after it only fill the batch up and are never waited for.
+
+    Returns:
+      `Sequences` with N = `num_return_sequences` and T = `limits.size`. Ties go to the better-ranked beam, then to the
+      lowest id.
 
     Raises:
       ValueError: the vocabulary is too small for the number of EOS ids.
     """
     batch, prompt_length = prompt.shape
-    limits = config.limits(prompt_length)
+    if limits is None:
+        limits = config.limits(prompt_length)
+        limits.require_room(model.max_target_length)
     beams = config.num_beams
-    blank = jnp.full((batch, beams, limits.maximum), config.filler, jnp.int32)
+    blank = jnp.full((batch, beams, limits.size), config.filler, jnp.int32)
     blank = blank.at[:, :, :prompt_length].set(prompt[:, None])
-    zeros = jnp.zeros((batch, beams, limits.maximum), jnp.float32)
+    zeros = jnp.zeros((batch, beams, limits.size), jnp.float32)
 
     def advance(state: _State, read_length: int) -> _State:
         last = jax.lax.dynamic_slice_in_dim(state.tokens, state.length - 1, 1, axis=2)[:, :, 0]  # [B, K]
         logits, cache = model.step(state.cache, last, read_length=read_length)
         return _choose(state._replace(cache=cache), logits, config, limits)
 
-    cache = model.init_cache(encoded, num_beams=beams, max_length=limits.maximum)
+    cache = model.init_cache(encoded, num_beams=beams, max_length=limits.size)
     logits, cache = model.prefill(cache, prompt, prompt_mask)
     if logits.shape[-1] < _width(config):
         raise ValueError(
@@ -76,41 +96,49 @@ def beam_search(
         log_probs=zeros,
         # All beams still stand at the same prompt: only the first may be continued.
         scores=jnp.full((batch, beams), NEVER, jnp.float32).at[:, 0].set(0.0),
-        pool=Sequences(
+        pool=_Pool(
             tokens=blank,
             scores=jnp.full((batch, beams), NEVER, jnp.float32),
             lengths=jnp.full((batch, beams), prompt_length, jnp.int32),
-            token_log_probs=zeros,
+            log_probs=zeros,
+            stopped=jnp.zeros((batch, beams), bool),
         ),
         full=jnp.zeros(batch, bool),
         improvable=jnp.ones(batch, bool),
-        done=jnp.zeros(batch, bool),
+        done=jnp.arange(batch) >= (batch if rows is None else rows),
     )
     logits = jnp.broadcast_to(logits[:, None], (batch, beams, logits.shape[-1]))
     state = _choose(state, logits, config, limits)
-    state = loop.run(advance, state, prompt_length=prompt_length, max_length=limits.maximum)
-    return jax.tree.map(lambda leaf: leaf[:, : config.num_return_sequences], state.pool)
+    state = loop.run(advance, state, limits)
+    best = jax.tree.map(lambda leaf: leaf[:, : config.num_return_sequences], state.pool)
+    return Sequences(
+        tokens=best.tokens,
+        scores=best.scores,
+        lengths=best.lengths,
+        token_log_probs=best.log_probs,
+        finished=best.stopped,
+        steps=state.length - prompt_length,
+    )
 
 
-def _choose(
-    state: _State, logits: Float[Array, "B K V"], config: GenerationConfig, limits: LengthLimits
-) -> _State:
+def _choose(state: _State, logits: Float[Array, "B K V"], config: GenerationConfig, limits: Limits) -> _State:
     """Extend every beam by every token, keep the K best that go on, and let those that ended into the pool."""
     beams, vocabulary = logits.shape[1:]
     length = state.length + 1
     generated = length - limits.prompt
     # n**penalty for n = 1, 2, ...: in double precision on the host, as transformers does.
-    powers = np.arange(1, limits.maximum - limits.prompt + 1) ** float(config.length_penalty)
+    powers = np.arange(1, limits.size - limits.prompt + 1) ** float(config.length_penalty)
     divisors = jnp.asarray(powers, jnp.float32)
     divisor = divisors[generated - 1]
 
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    log_probs = process(log_probs, state.length, config=config, limits=limits)  # [B, K, V]
+    log_probs = process(log_probs, state.tokens, state.length, config=config, limits=limits)  # [B, K, V]
     totals = (log_probs + state.scores[:, :, None]).reshape(-1, beams * vocabulary)
     # Even if every EOS of the K beams is among them, K candidates remain that go on.
     candidates, index = top_k(totals, _width(config) * beams)  # [B, M]
     parents, tokens = index // vocabulary, index % vocabulary
-    stopped = jnp.isin(tokens, jnp.asarray(config.stop_ids, jnp.int32)) | (length >= limits.maximum)
+    ended = jnp.isin(tokens, jnp.asarray(config.stop_ids, jnp.int32))
+    stopped = ended | (length >= limits.maximum)
     log_probs = jnp.take_along_axis(log_probs.reshape(totals.shape), index, axis=-1)
 
     def extended(chosen: Int[Array, "B K"]) -> tuple[Array, ...]:
@@ -132,11 +160,12 @@ def _choose(
     enters = stopped[:, :beams] & ~frozen[:, None]
     first = jnp.broadcast_to(jnp.arange(beams), chosen.shape)
     finished_tokens, finished_log_probs = extended(first)
-    finished = Sequences(
+    finished = _Pool(
         tokens=finished_tokens,
         scores=jnp.where(enters, candidates[:, :beams] / divisor, -jnp.inf),
         lengths=jnp.full_like(state.pool.lengths, length),
-        token_log_probs=finished_log_probs,
+        log_probs=finished_log_probs,
+        stopped=ended[:, :beams],
     )
     merged = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), state.pool, finished)
     _, best = top_k(merged.scores, beams)
@@ -145,7 +174,7 @@ def _choose(
 
     # How good the best running beam can still become, against the worst of the pool.
     optimistic = config.early_stopping == "never" and config.length_penalty > 0
-    possible = scores[:, 0] / (divisors[-1] if optimistic else divisor)
+    possible = scores[:, 0] / (divisors[limits.maximum - limits.prompt - 1] if optimistic else divisor)
     improvable = state.improvable & (possible > pool.scores[:, -1])
 
     return _State(
@@ -157,7 +186,7 @@ def _choose(
         pool=pool,
         full=full,
         improvable=improvable,
-        done=~improvable | (full & stops_when_full),
+        done=state.done | ~improvable | (full & stops_when_full),
     )
 
 

@@ -1,19 +1,40 @@
 """What to generate, in the words of transformers' `GenerationConfig`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 DEFAULT_NEW_TOKENS = 20  # transformers' own, where neither length is given
 TOKEN_KINDS = ("pad", "bos", "decoder_start", "forced_bos", "forced_eos")
 
 
-class LengthLimits(NamedTuple):
-    """Lengths of whole sequences, the decoder prompt included."""
+class Limits(NamedTuple):
+    """Columns of the buffer [B, K, size] that sequences are written in: padding, prompt, new tokens, filler.
+
+    Attributes:
+      prompt: columns before the first new token.
+      size: columns in all.
+      padding: columns in front that no row uses, where prompts share a program with longer ones; the lengths that
+        transformers counts are columns minus this.
+      minimum: first column in which EOS is possible.
+      maximum: columns of the longest sequence, at most `size`.
+
+    `prompt` and `size` are known when the program is compiled; the others may be traced.
+    """
 
     prompt: int
-    minimum: int
-    maximum: int
+    size: int
+    padding: Any
+    minimum: Any
+    maximum: Any
+
+    def require_room(self, longest: int | None) -> None:
+        """ValueError if the model cannot write sequences of this length; None is no limit."""
+        if longest is not None and self.maximum > longest:
+            raise ValueError(
+                f"max_length {self.maximum} is beyond the {longest} learned positions of this decoder: lower it (it "
+                "counts the decoder prompt), or max_new_tokens"
+            )
 
 
 @dataclass(frozen=True)
@@ -103,8 +124,12 @@ class GenerationConfig:
             "pass prompt=[B, T] or set decoder_start_token_id"
         )
 
-    def limits(self, prompt_length: int) -> LengthLimits:
-        """Resolve the four length options for prompts of this length.
+    def without_lengths(self) -> "GenerationConfig":
+        """What is left when the lengths are given as `Limits`: the part that a program is compiled for."""
+        return replace(self, max_length=None, max_new_tokens=None, min_length=0, min_new_tokens=None)
+
+    def limits(self, prompt_length: int) -> Limits:
+        """Resolve the four length options for prompts of this length; the buffer is as large as the longest sequence.
 
         Raises:
           ValueError: no room for a token after the prompt, or a minimum above the maximum.
@@ -126,7 +151,7 @@ class GenerationConfig:
                 f"the minimum length {minimum} is above the maximum length {maximum} (both count the decoder prompt of "
                 f"{prompt_length} tokens): lower min_length or min_new_tokens"
             )
-        return LengthLimits(prompt_length, minimum, maximum)
+        return Limits(prompt_length, maximum, 0, minimum, maximum)
 
 
 def _at_least(least: int, name: str, value: int | None) -> None:

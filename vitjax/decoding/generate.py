@@ -8,12 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from vitjax.decoding import loop
 from vitjax.decoding.beam_search import beam_search
-from vitjax.decoding.config import GenerationConfig
+from vitjax.decoding.buckets import bucket, is_spread, pad_columns, pad_rows
+from vitjax.decoding.config import GenerationConfig, Limits
 from vitjax.decoding.greedy import greedy
 from vitjax.decoding.protocol import SequenceModel
 from vitjax.decoding.sequences import Sequences
 from vitjax.nn.functional import Tree, merge
+
+NO_TOKEN = -1  # in the columns that only fill a prompt up to the length of its bucket
 
 
 def generate(
@@ -26,8 +30,12 @@ def generate(
     prompt_mask: Bool[Array | np.ndarray, "B P"] | None = None,
     stats: Tree | None = None,
     config: GenerationConfig,
+    batch_size: int | None = None,
 ) -> Sequences:
     """Encode the source, then decode it: `decode(encode(source))`.
+
+    Rows, source tokens, prompts and maximum lengths are padded to the next of a few sizes (`buckets.bucket`), so that
+    calls of nearly one size share their programs. A source that lies on several devices keeps its shape.
 
     Args:
       definition: what `vitjax.nn.functional.split` gave for the model; static.
@@ -37,14 +45,36 @@ def generate(
       prompt: first decoder tokens of each row; the config's start token if None. It is part of the result.
       prompt_mask: True where the prompt is real; prompts of different lengths are padded on the left.
       stats: BatchNorm statistics, if the model has any.
-      config: what to generate; static.
+      config: what to generate; static, but for its lengths.
+      batch_size: rows to pad to, at least B: give it where the last batch of many is smaller, and it compiles nothing.
 
     Raises:
       ValueError: the model has no decoder, or prompt and lengths do not fit.
     """
+    rows = source.shape[0]
+    if not is_spread(source):
+        batch = bucket(rows) if batch_size is None else batch_size
+        if batch < rows:
+            raise ValueError(f"batch_size={batch_size} is less than the {rows} rows of the source: raise it")
+        if jnp.issubdtype(source.dtype, jnp.integer) and source.ndim == 2:
+            limit, _ = _longest(definition, params, stats)
+            length = bucket(source.shape[1], limit=limit)
+            if source_mask is None:
+                source_mask = jax.device_put(np.ones(source.shape, bool))
+            source = pad_columns(source, length, 0)
+            source_mask = pad_columns(source_mask, length, False)
+        source = pad_rows(source, batch)
+        source_mask = None if source_mask is None else pad_rows(source_mask, batch)
     encoded = encode(definition, params, source, source_mask=source_mask, stats=stats)
     return decode(
-        definition, params, encoded, prompt=prompt, prompt_mask=prompt_mask, stats=stats, config=config
+        definition,
+        params,
+        encoded,
+        prompt=prompt,
+        prompt_mask=prompt_mask,
+        stats=stats,
+        config=config,
+        rows=rows,
     )
 
 
@@ -65,22 +95,68 @@ def decode(
     params: Tree,
     encoded: Any,
     *,
-    prompt: Int[Array | np.ndarray, "B P"] | None = None,
-    prompt_mask: Bool[Array | np.ndarray, "B P"] | None = None,
+    prompt: Int[Array | np.ndarray, "b P"] | None = None,
+    prompt_mask: Bool[Array | np.ndarray, "b P"] | None = None,
     stats: Tree | None = None,
     config: GenerationConfig,
+    rows: int | None = None,
 ) -> Sequences:
     """The second program: prompt, loop over tokens and choice of the best. Arguments as in `generate`.
 
     Args:
-      encoded: what `encode` returned.
+      encoded: what `encode` returned, of B rows.
+      rows: b, the first rows of `encoded` that are real (None: all); the others are not waited for and not returned.
     """
     if prompt_mask is not None and (prompt is None or prompt_mask.shape != prompt.shape):
         shape = None if prompt is None else prompt.shape
         raise ValueError(
             f"prompt_mask is {prompt_mask.shape} and prompt {shape}: expected one mask value a token"
         )
-    return _decode(definition, config, params, stats or {}, encoded, prompt, prompt_mask)
+    leaf = jax.tree.leaves(encoded)[0]
+    batch = leaf.shape[0]
+    rows = batch if rows is None else rows
+    length = 1 if prompt is None else prompt.shape[1]
+    limits = config.limits(length)
+    limits.require_room(_longest(definition, params, stats)[1])
+    padding, size = 0, limits.maximum
+    if not is_spread(leaf):
+        padding = bucket(length) - length
+        size = bucket(limits.maximum + padding, step=loop.CHUNK)
+        if prompt is not None and length > 1:
+            mask = jax.device_put(np.ones(prompt.shape, bool)) if prompt_mask is None else prompt_mask
+            prompt_mask = pad_columns(mask, bucket(length), False, left=True)
+            prompt = pad_columns(prompt, bucket(length), NO_TOKEN, left=True)
+        prompt = None if prompt is None else pad_rows(prompt, batch)
+        prompt_mask = None if prompt_mask is None else pad_rows(prompt_mask, batch)
+    numbers = jax.device_put(
+        np.asarray([padding, limits.minimum + padding, limits.maximum + padding, rows], np.int32)
+    )
+    out = _decode(
+        definition,
+        config.without_lengths(),
+        size,
+        params,
+        stats or {},
+        encoded,
+        prompt,
+        prompt_mask,
+        numbers,
+    )
+    return out.cut(rows, padding, padding + limits.maximum)
+
+
+def encode_and_decode(
+    model: SequenceModel,
+    source: Any,
+    *,
+    source_mask: Bool[Array, "B S"] | None = None,
+    prompt: Int[Array, "B P"] | None = None,
+    prompt_mask: Bool[Array, "B P"] | None = None,
+    config: GenerationConfig,
+) -> Sequences:
+    """Both programs in one, traceable: to export, or to use inside your own `jax.jit`. No buckets."""
+    encoded = model.encode(source, source_mask=source_mask, train=False)
+    return _search(model, encoded, prompt, prompt_mask, config=config)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -89,22 +165,48 @@ def _encode(definition: Any, params: Tree, stats: Tree, source: Any, source_mask
     return model.encode(source, source_mask=source_mask, train=False)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _decode(
     definition: Any,
     config: GenerationConfig,
+    size: int,
     params: Tree,
     stats: Tree,
     encoded: Any,
     prompt: Any,
     prompt_mask: Any,
+    numbers: Int[Array, "4"],
 ) -> Sequences:
+    padding, minimum, maximum, rows = numbers
+    limits = Limits(1 if prompt is None else prompt.shape[1], size, padding, minimum, maximum)
     model = _decodable(merge(definition, params, stats))
+    return _search(model, encoded, prompt, prompt_mask, config=config, limits=limits, rows=rows)
+
+
+def _search(
+    model: SequenceModel,
+    encoded: Any,
+    prompt: Any,
+    prompt_mask: Any,
+    *,
+    config: GenerationConfig,
+    **options: Any,
+) -> Sequences:
     if prompt is None:
-        rows = jax.tree.leaves(encoded)[0].shape[0]
-        prompt = jnp.full((rows, 1), config.start_id, jnp.int32)
+        prompt = jnp.full((jax.tree.leaves(encoded)[0].shape[0], 1), config.start_id, jnp.int32)
     search = greedy if config.num_beams == 1 else beam_search
-    return search(model, encoded, prompt, prompt_mask, config=config)
+    return search(model, encoded, prompt, prompt_mask, config=config, **options)
+
+
+_LONGEST: dict[Any, tuple[int | None, int | None]] = {}
+
+
+def _longest(definition: Any, params: Tree, stats: Tree | None) -> tuple[int | None, int | None]:
+    """The model's longest source and target, looked up once."""
+    if definition not in _LONGEST:
+        model = _decodable(merge(definition, params, stats))
+        _LONGEST[definition] = (model.max_source_length, model.max_target_length)
+    return _LONGEST[definition]
 
 
 def _decodable(model: Any) -> SequenceModel:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from vitjax.decoding.config import Limits
+
 CHUNK = 32
 MAX_CHUNKS = (
     8  # each chunk is a copy of the decoder in the program; 8 read 9/16 of the longest cache on average
@@ -41,14 +43,12 @@ def read_lengths(prompt_length: int, max_length: int) -> tuple[int, ...]:
     return tuple(min(end, max_length) for end in range(first, max_length - 1 + chunk, chunk))
 
 
-def run(
-    advance: Callable[[State, int], State], state: State, *, prompt_length: int, max_length: int
-) -> State:
-    """Call `advance(state, read_length)` until `state.length` is `max_length` or all rows are done."""
-    for read_length in read_lengths(prompt_length, max_length):
+def run(advance: Callable[[State, int], State], state: State, limits: Limits) -> State:
+    """Call `advance(state, read_length)` until `state.length` is `limits.maximum` or all rows are done."""
+    for read_length in read_lengths(limits.prompt, limits.size):
 
-        def unfinished(state: State, end: int = min(read_length, max_length - 1)) -> Bool[Array, ""]:
-            return (state.length <= end) & ~jnp.all(state.done)
+        def unfinished(state: State, end: int = read_length) -> Bool[Array, ""]:
+            return (state.length <= end) & (state.length < limits.maximum) & ~jnp.all(state.done)
 
         def body(state: State, read_length: int = read_length) -> State:
             return advance(state, read_length)

@@ -3,27 +3,35 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vitjax.decoding.config import GenerationConfig, LengthLimits
+from vitjax.decoding.config import GenerationConfig, Limits
 
 
 def process(
-    scores: Float[Array, "*B V"], length: Int[Array, ""], *, config: GenerationConfig, limits: LengthLimits
-) -> Float[Array, "*B V"]:
-    """Apply the config's rules, in transformers' order, for the token at position `length` (prompt included).
+    scores: Float[Array, "B K V"],
+    tokens: Int[Array, "B K T"],
+    length: Int[Array, ""],
+    *,
+    config: GenerationConfig,
+    limits: Limits,
+) -> Float[Array, "B K V"]:
+    """Apply the config's rules, in transformers' order, for the token at column `length` of `tokens`.
 
     Forbidden tokens become -inf and a forced one 0; nothing is renormalised. Beam search passes log-probabilities,
-    greedy decoding logits (transformers 5, `generation/logits_process.py`).
+    greedy decoding and sampling logits (transformers 5, `generation/logits_process.py`).
+
+    Args:
+      tokens: what was written so far; columns from `length` on are filler, the first `limits.padding` hold -1.
     """
     vocabulary = jnp.arange(scores.shape[-1])
-    if config.stop_ids and limits.minimum > limits.prompt:
+    if config.stop_ids:
         stops = jnp.isin(vocabulary, jnp.asarray(config.stop_ids))
         scores = jnp.where(stops & (length < limits.minimum), -jnp.inf, scores)
-    if config.forced_bos_token_id is not None and limits.prompt == 1:
-        scores = jnp.where(length == 1, _only(config.forced_bos_token_id, vocabulary), scores)
+    if config.forced_bos_token_id is not None:
+        first = length - limits.padding == 1
+        scores = jnp.where(first, _only(config.forced_bos_token_id, vocabulary), scores)
     if config.forced_eos_token_id is not None:
-        scores = jnp.where(
-            length == limits.maximum - 1, _only(config.forced_eos_token_id, vocabulary), scores
-        )
+        last = length == limits.maximum - 1
+        scores = jnp.where(last, _only(config.forced_eos_token_id, vocabulary), scores)
     return scores
 
 

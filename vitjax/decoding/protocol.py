@@ -21,6 +21,12 @@ class Cache(Protocol):
 class SequenceModel(Protocol):
     """An encoder and a decoder that works token by token, all in evaluation mode."""
 
+    max_source_length: int | None
+    """Most source tokens it can read; None is no limit."""
+
+    max_target_length: int | None
+    """Most tokens it can write, prompt included; None is no limit."""
+
     def encode(self, source: Any, *, source_mask: Any = None, train: bool, key: Any = None) -> Any:
         """Read the whole source at once; a pytree whose arrays have B rows."""
         ...

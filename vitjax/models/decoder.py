@@ -131,11 +131,6 @@ class TransformerDecoder(nnx.Module):
         max_length: int,
     ) -> DecoderCache:
         """An empty cache for `num_beams` beams a row and `max_length` positions, the prompt included."""
-        limit = self.config.max_length
-        if self.config.positions == "learned" and max_length > limit:
-            raise ValueError(
-                f"max_length {max_length} is beyond the {limit} learned positions of this decoder"
-            )
         cross = [block.project_context(context) for block in self._layers()]
         return DecoderCache.create(cross, context_mask, num_beams=num_beams, max_length=max_length)
 

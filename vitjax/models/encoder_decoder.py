@@ -50,6 +50,18 @@ class EncoderDecoder(nnx.Module):
         )
         self.config = config
 
+    @property
+    def max_source_length(self) -> int | None:
+        encoder = self.config.encoder
+        if isinstance(encoder, TextEncoderConfig) and encoder.positions == "learned":
+            return encoder.max_length
+        return None
+
+    @property
+    def max_target_length(self) -> int | None:
+        decoder = self.config.decoder
+        return decoder.max_length if decoder.positions == "learned" else None
+
     def encode(
         self,
         source: Array,

@@ -127,6 +127,9 @@ class ShowAttendTell(nnx.Module):
         self.head = linear(embedding, config.vocabulary_size)
         self.config = config
 
+    max_source_length = None
+    max_target_length = None
+
     def encode(
         self,
         source: Array,
