@@ -1,17 +1,25 @@
 """Pictures of a run: its loss, what it reads, and where it looked for each character."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from matplotlib import colormaps
 from matplotlib.figure import Figure
+from PIL import Image
+from PIL.Image import Resampling
 
+from vitjax.data.preprocess import to_pil
 from vitjax.nn.positions import Grid
 
 INK, RIGHT, WRONG, WARM = "#22313f", "#1a7f5a", "#c0392b", "inferno"
+# Of `draw_attention`, in pixels:
+DPI, HEADLINE, LABEL, GAP, CHARACTER = 100, 34, 22, 10, 10
+PANEL_AREA, PANEL_SIDES, MIN_CELL, WIDEST = 160 * 160, (40, 480), 60, 1600
 
 
 @runtime_checkable
@@ -109,6 +117,91 @@ def draw_reading(
                 -0.02, 0.5, character, transform=axes.transAxes, ha="right", va="center", family="monospace"
             )
     figure.savefig(path)
+
+
+def draw_attention(
+    path: str | Path,
+    image: UInt8[np.ndarray, "H W C"],
+    pieces: Sequence[str],
+    maps: Float[np.ndarray, "U h w"],
+) -> None:
+    """Where the decoder looked in one image when it wrote each token: a panel a token, in rows like text.
+
+    With `out = model.generate(images, return_attention=True)`:
+    `draw_attention("where.png", images[b], out.pieces()[b][n], np.asarray(out.attention_maps()[b, n]))`.
+
+    Args:
+      image: of any size; the maps are stretched over it.
+      pieces: what each token says; "" for one that says nothing, such as the end.
+      maps: weights over the encoder's grid for each token, shown relative to the token's largest; those behind the
+        last piece are left out.
+
+    Raises:
+      OSError: the picture cannot be written.
+    """
+    height, width = _panel_size(*image.shape[:2])
+    picture = to_pil(image).convert("RGB").resize((width, height), Resampling.LANCZOS)
+    plain = np.asarray(picture, np.float32) / 255
+    grey = plain.mean(axis=-1, keepdims=True)
+    panels = [plain, *(_heated(grey, weights) for weights in maps[: len(pieces)])]
+    labels = ["", *map(_label, pieces)]
+
+    cell_height, cell_width = LABEL + height + GAP, max(width, MIN_CELL) + GAP
+    columns = _columns(len(panels), cell_height, cell_width)
+    rows = -(-len(panels) // columns)
+    canvas = np.ones((HEADLINE + rows * cell_height, GAP + columns * cell_width, 3), np.float32)
+    figure = Figure(figsize=(canvas.shape[1] / DPI, canvas.shape[0] / DPI), dpi=DPI)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    style: dict[str, Any] = {"va": "center", "color": INK, "family": "monospace", "parse_math": False}
+    for place, (panel, label) in enumerate(zip(panels, labels, strict=True)):
+        row, column = divmod(place, columns)
+        top, center = (
+            HEADLINE + row * cell_height + LABEL,
+            GAP + column * cell_width + (cell_width - GAP) // 2,
+        )
+        left = center - width // 2
+        canvas[top : top + height, left : left + width] = panel
+        label = _cut(label, cell_width // CHARACTER)
+        axes.text(center, top - LABEL / 2, label, ha="center", fontsize=10, **style)
+    text = _cut("".join(pieces).strip() or "(nothing)", canvas.shape[1] // CHARACTER - 2)
+    axes.text(GAP, HEADLINE / 2, text, fontsize=12, **style)
+    axes.imshow(canvas, interpolation="none", aspect="auto")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # it is drawn as a box
+        figure.savefig(path, format="png")
+
+
+def _panel_size(height: int, width: int) -> tuple[int, int]:
+    """Pixels of a panel: the same area for any shape; very long ones are widened."""
+    scale = (PANEL_AREA / (height * width)) ** 0.5
+    least, most = PANEL_SIDES
+    return min(max(round(height * scale), least), most), min(max(round(width * scale), least), most)
+
+
+def _columns(count: int, cell_height: int, cell_width: int) -> int:
+    """As many as make the picture about 3 : 2, and no wider than `WIDEST`."""
+    wanted = round((1.5 * count * cell_height / cell_width) ** 0.5)
+    return max(1, min(wanted, count, WIDEST // cell_width))
+
+
+def _heated(
+    grey: Float[np.ndarray, "H W 1"], weights: Float[np.ndarray, "h w"]
+) -> Float[np.ndarray, "H W 3"]:
+    """A darkened grey picture under a heat map, which covers it the more the larger the weight."""
+    height, width = grey.shape[:2]
+    scaled = Image.fromarray(np.asarray(weights, np.float32)).resize((width, height), Resampling.BICUBIC)
+    heat = np.clip(np.asarray(scaled) / max(float(weights.max()), 1e-9), 0, 1)
+    cover = (0.6 * heat**0.5)[..., None]
+    return (1 - cover) * 0.65 * grey + cover * colormaps[WARM](heat)[..., :3].astype(np.float32)
+
+
+def _label(piece: str) -> str:
+    return "(end)" if not piece else piece.strip() or "\N{OPEN BOX}"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _show(axes: Any, image: UInt8[np.ndarray, "H W C"]) -> None:
