@@ -75,6 +75,9 @@ SEQUENCES = {
         encoder=replace(TEXT, positions="relative"),
         decoder=with_blocks(replace(DECODER, positions="relative"), norm_position="post", layer_scale=0.1),
     ),
+    "parallel, concatenated": EncoderDecoderConfig(
+        encoder=TEXT, decoder=replace(DECODER, parallel_prediction=True, embedding_combination="concat")
+    ),
     "ResNet to text": EncoderDecoderConfig(encoder=replace(RESNET, num_classes=0), decoder=DECODER),
     "show, attend and tell": SHOW,
     "show, attend and tell over ViT": replace(SHOW, encoder=replace(VIT, num_classes=0)),

@@ -15,6 +15,8 @@ from tests.nn.trees import gradients_match, normal, parts
 from vitjax.models.decoder import DecoderConfig, TransformerDecoder
 from vitjax.nn import functional
 from vitjax.nn.blocks import TransformerConfig
+from vitjax.nn.embeddings import combine
+from vitjax.nn.positions import sinusoidal
 
 B, K, S, E, V, LENGTH = 2, 3, 4, 6, 11, 7
 T = TransformerConfig(width=8, depth=2, num_heads=2, feed_forward_width=12)
@@ -53,11 +55,11 @@ def model(config: DecoderConfig) -> tuple[Any, Any, Any]:
     return parts(lambda rngs: TransformerDecoder(config, context_width=E, rngs=rngs))
 
 
-def named(option: str) -> tuple[Any, Any, Any]:
-    return model(replace(CONFIG, **OPTIONS[option]))
+def named(option: str, **more: Any) -> tuple[Any, Any, Any]:
+    return model(replace(CONFIG, **OPTIONS[option], **more))
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("train", "return_attention"))
+@partial(jax.jit, static_argnums=0, static_argnames=("train", "return_attention", "parallel"))
 def full(parts, arrays, tokens, context=CONTEXT, *, train=False, **kwargs):
     return functional.merge(parts, *arrays)(tokens, context, train=train, **kwargs)
 
@@ -282,6 +284,89 @@ def test_bfloat16(tied: bool) -> None:
         np.testing.assert_allclose(logits, want[:, 0], atol=0.1)
 
 
+PLACED = ["learned", "sinusoidal, Vaswani", "concatenated", "batch norm, shared"]
+PLACES = LENGTH - 1
+
+
+@pytest.mark.parametrize("option", PLACED)
+def test_parallel_prediction_reads_the_context_and_nothing_else(option: str) -> None:
+    """Other tokens, another padding and a shorter text leave every logit as it is; another context changes them all."""
+    definition, *arrays = named(option, parallel_prediction=True)
+    predict = partial(full, definition, arrays, parallel=True)
+    tokens, other = (jnp.asarray(random_tokens(seed, B, PLACES)) for seed in (0, 1))
+    mask = jnp.asarray([[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]], bool)
+    want = predict(tokens, mask=mask, return_attention=True)
+    assert want.logits.shape == (B, PLACES, V)
+    for padding in (mask, ~mask):
+        np.testing.assert_array_equal(predict(other, mask=padding).logits, want.logits)
+        np.testing.assert_array_equal(predict(tokens, mask=padding).logits, want.logits)
+    short = predict(tokens[:, :2], return_attention=True)
+    np.testing.assert_allclose(short.logits, want.logits[:, :2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(short.attention, want.attention[..., :2, :], rtol=1e-5, atol=1e-6)
+    changed = np.abs(predict(tokens, CONTEXT + 1).logits - want.logits).max(-1)
+    assert (changed > 1e-3).all()
+    places = np.abs(want.logits[:, 1:] - want.logits[:, :-1]).max(-1)
+    assert (places > 1e-3).all()  # a place knows which one it is
+
+
+@pytest.mark.parametrize("option", PLACED)
+def test_parallel_prediction_is_the_blocks_on_mask_tokens(option: str) -> None:
+    """Against the stack itself without any mask, which a causal one would not equal."""
+    definition, *arrays = named(option, parallel_prediction=True)
+
+    @jax.jit
+    def by_hand(arrays):
+        decoder = functional.merge(definition, *arrays)
+        embedding, t = decoder.embedding, decoder.config.transformer
+        positions = jnp.arange(PLACES)
+        width = embedding.position_width
+        known = (
+            embedding.positions.at(positions) if embedding.kind == "learned" else sinusoidal(positions, width)
+        )
+        x = jnp.tile(embedding.mask_token[...] * embedding.scale, (B, PLACES, 1))
+        x = combine(x, known, embedding.combination)
+        for block in decoder._layers():
+            x = block(x, CONTEXT, train=False).x
+        x = decoder.norm(x, train=False) if t.norm_position == "pre" else x
+        return embedding.tokens.attend(x) if decoder.config.tie_embeddings else decoder.head(x)
+
+    got = full(definition, arrays, jnp.zeros((B, PLACES), jnp.int32), parallel=True).logits
+    np.testing.assert_allclose(got, by_hand(arrays), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("option", PLACED)
+def test_a_batch_of_both_modes_is_each_row_alone(option: str) -> None:
+    definition, *arrays = named(option, parallel_prediction=True)
+    tokens = jnp.asarray(random_tokens(0, B, PLACES - 1))  # shorter than what is predicted in parallel
+    mask = np.asarray([[1, 1, 1, 1, 0], [0, 0, 1, 1, 1]], bool)
+    parallel = full(definition, arrays, tokens, parallel=True).logits
+    for padding in (None, mask):
+        forced = full(definition, arrays, tokens, mask=padding).logits
+        for rows in (np.asarray([True, False]), np.asarray([False, True])):
+            both = full_of_rows(definition, arrays, tokens, rows, padding)
+            want = np.where(rows[:, None, None], parallel, forced)
+            told = rows[:, None] | (np.ones_like(mask) if padding is None else mask)
+            np.testing.assert_allclose(both[told], want[told], rtol=1e-4, atol=2e-5)
+    assert np.abs(parallel - forced).max() > 1e-2
+
+
+@partial(jax.jit, static_argnums=0)
+def full_of_rows(definition, arrays, tokens, rows, mask):
+    decoder = functional.merge(definition, *arrays)
+    return decoder(tokens, CONTEXT, mask=mask, parallel=rows, train=False).logits
+
+
+def test_a_mask_token_changes_no_other_way_of_decoding() -> None:
+    with_token, without = named("learned", parallel_prediction=True), named("learned")
+    embedding = {**without[1]["embedding"], "mask_token": jnp.full(8, jnp.nan)}
+    params = {**without[1], "embedding": embedding}
+    tokens = jnp.asarray(random_tokens(0, B, LENGTH))
+    want = full(without[0], without[1:], tokens).logits
+    np.testing.assert_array_equal(full(with_token[0], (params, {}), tokens).logits, want)
+    logits, _ = start(with_token[0], (params, {}), tokens[:, :3], None, num_beams=K)
+    assert np.isfinite(logits).all()
+
+
 def test_one_program_for_all_steps() -> None:
     definition, *arrays = named("learned")
     traces = 0
@@ -312,8 +397,17 @@ def test_gradients() -> None:
 def test_errors_teach() -> None:
     with pytest.raises(ValueError, match="tie_embeddings needs embedding_combination 'add'"):
         replace(CONFIG, tie_embeddings=True, embedding_combination="concat")
+    for positions in ("none", "relative", "rotary"):
+        with pytest.raises(ValueError, match=f"needs positions 'learned' or 'sinusoidal', not '{positions}'"):
+            replace(CONFIG, parallel_prediction=True, positions=positions)
     definition, *arrays = named("learned")
     decoder = functional.merge(definition, *arrays)
+    with pytest.raises(ValueError, match=r"it needs DecoderConfig\(parallel_prediction=True\)"):
+        decoder(jnp.zeros((B, 2), jnp.int32), CONTEXT, parallel=True, train=False)
+    with pytest.raises(ValueError, match="7 logits are asked for, .* predicts max_length - 1 = 6"):
+        definition, *arrays = named("learned", parallel_prediction=True)
+        masked = functional.merge(definition, *arrays)
+        masked(jnp.zeros((B, LENGTH), jnp.int32), CONTEXT, parallel=jnp.ones(B, bool), train=False)
     with pytest.raises(ValueError, match="8 tokens are beyond the 7 learned positions"):
         decoder(jnp.zeros((B, 8), jnp.int32), CONTEXT, train=False)
     with pytest.raises(ValueError, match="need an even head width, not 3"):

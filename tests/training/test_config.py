@@ -4,6 +4,7 @@ import json
 import pytest
 
 from tests.training.runs import classifier, residual, transcriber, translator
+from vitjax.models.show_attend_tell import ShowAttendTellConfig
 from vitjax.training.config import TrainConfig, from_json, load_config, reads_images, to_json
 from vitjax.training.mixing import MixingConfig
 
@@ -33,7 +34,14 @@ def test_what_a_model_reads():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("steps", 0), ("batch_size", -1), ("ema_decay", 1.0), ("label_smoothing", -0.1)]
+    ("field", "value"),
+    [
+        ("steps", 0),
+        ("batch_size", -1),
+        ("ema_decay", 1.0),
+        ("label_smoothing", -0.1),
+        ("parallel_fraction", 1.1),
+    ],
 )
 def test_values_out_of_range(field, value):
     with pytest.raises(ValueError, match=f"train.{field} is {value}"):
@@ -45,6 +53,19 @@ def test_options_that_contradict():
         TrainConfig(steps=1, batch_size=8, accumulate=3)
     with pytest.raises(ValueError, match="needs a classifier"):
         dataclasses.replace(transcriber(), mixing=MixingConfig(mixup=0.2))
+
+
+def test_models_that_cannot_predict_in_parallel():
+    with pytest.raises(ValueError, match="the model vision_transformer names classes: set it to 0"):
+        classifier(parallel_fraction=0.5)
+    recurrent = ShowAttendTellConfig(
+        transcriber().model.encoder, vocabulary_size=13, width=8, embedding_width=8, attention_width=8
+    )
+    one_by_one = dataclasses.replace(transcriber(), model=recurrent)
+    with pytest.raises(ValueError, match="show_attend_tell must read each token before the next"):
+        dataclasses.replace(one_by_one, train=TrainConfig(steps=1, batch_size=8, parallel_fraction=0.5))
+    with pytest.raises(ValueError, match=r"mask token: set model.decoder.parallel_prediction"):
+        transcriber(parallel_fraction=0.5)
 
 
 def test_files_that_are_no_configs(tmp_path):

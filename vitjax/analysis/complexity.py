@@ -330,6 +330,8 @@ def _text_parameters(config: TextEncoderConfig | DecoderConfig) -> Counts:
     position_width = _position_width(width, config.positions, config.embedding_combination)
     token_width = width - position_width if position_width < width else width
     counts = {"embedding": config.vocabulary_size * token_width}
+    if isinstance(config, DecoderConfig) and config.parallel_prediction:
+        counts["mask_token"] = token_width
     if config.positions == "learned":
         counts["positions"] = config.max_length * position_width
     if config.positions == "relative":

@@ -24,6 +24,7 @@ class DecoderConfig:
     Attributes:
       max_length: longest sequence, prompt included, that learned positions are made for.
       tie_embeddings: score tokens against their own embedding instead of a separate head.
+      parallel_prediction: have a trained mask token, from which `TransformerDecoder` can predict all places at once.
     """
 
     transformer: TransformerConfig
@@ -33,12 +34,18 @@ class DecoderConfig:
     embedding_combination: Combination = "add"
     scale_embedding: bool = False
     tie_embeddings: bool = False
+    parallel_prediction: bool = False
     kind: Literal["decoder"] = "decoder"
 
     def __post_init__(self):
         if self.tie_embeddings and self.embedding_combination == "concat":
             raise ValueError(
                 "tie_embeddings needs embedding_combination 'add': 'concat' halves the token vectors"
+            )
+        if self.parallel_prediction and self.positions not in ("learned", "sinusoidal"):
+            raise ValueError(
+                f"parallel_prediction needs positions 'learned' or 'sinusoidal', not {self.positions!r}: mask tokens "
+                "are all alike, and only a position added to them tells one place from another"
             )
 
 
@@ -65,6 +72,7 @@ class TransformerDecoder(nnx.Module):
             positions=config.positions,
             combination=config.embedding_combination,
             scale_embedding=config.scale_embedding,
+            mask_token=config.parallel_prediction,
             dtype=t.dtype,
             rngs=rngs,
         )
@@ -93,20 +101,38 @@ class TransformerDecoder(nnx.Module):
         *,
         mask: Bool[Array, "B T"] | None = None,
         context_mask: Bool[Array, "B S"] | None = None,
+        parallel: bool | Bool[Array, " B"] = False,
         train: bool,
         key: Array | None = None,
         return_attention: bool = False,
     ) -> DecoderOutput:
-        """Teacher-forced: logits of every next token in one pass. `mask` is False at padding on either side."""
+        """Logits of every next token in one pass: teacher-forced, or from the context alone.
+
+        Args:
+          mask: False at padding on either side of tokens that are read.
+          parallel: rows (True: all of them) to predict in parallel, as CapPa does (Tschannen et al. 2023): they read a
+            mask token in each place of the longest text, `max_length - 1` of them, with no causal mask. So their logits
+            depend on neither `tokens` nor `mask`, nor on how many are asked for.
+        """
         t = self.config.transformer
         key_embed, key_blocks = split_key(key, 2)
-        length = tokens.shape[1]
+        asked = length = tokens.shape[1]
+        rows = None
+        if parallel is not False:
+            length = self._parallel_places(asked)
+            rows = jnp.broadcast_to(jnp.asarray(parallel), tokens.shape[0])
+            fill = ((0, 0), (0, length - asked))
+            tokens, mask = jnp.pad(tokens, fill), None if mask is None else jnp.pad(mask, fill)
         positions = jnp.arange(length)[None]
         visible = causal_mask(length)
         if mask is not None:
             positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
             visible = visible & padding_mask(mask)
-        x = dropout(self.embedding(tokens, positions), t.dropout, train=train, key=key_embed)
+        if rows is not None:
+            positions = jnp.where(rows[:, None], jnp.arange(length), positions)
+            visible = visible | rows[:, None, None, None]
+        x = self.embedding(tokens, positions, masked=rows)
+        x = dropout(x, t.dropout, train=train, key=key_embed)
         x, attention = run_blocks(
             self.blocks,
             x,
@@ -120,7 +146,9 @@ class TransformerDecoder(nnx.Module):
             key=key_blocks,
             return_weights=return_attention,
         )
-        return DecoderOutput(self._logits(x, train=train), attention)
+        if attention is not None:
+            attention = attention[..., :asked, :]
+        return DecoderOutput(self._logits(x[:, :asked], train=train), attention)
 
     def init_cache(
         self,
@@ -171,6 +199,21 @@ class TransformerDecoder(nnx.Module):
             x, layer = block.extend(x, layer, **options)
             written.append(layer)
         return self._logits(x[:, :, -1], train=False), replace(cache, layers=tuple(written)).advance(length)
+
+    def _parallel_places(self, asked: int) -> int:
+        """Mask tokens of a row predicted in parallel: always as many, since each changes what the others say."""
+        if not self.config.parallel_prediction:
+            raise ValueError(
+                "this decoder has no mask token to predict in parallel from: it needs "
+                "DecoderConfig(parallel_prediction=True), and training with train.parallel_fraction above 0"
+            )
+        places = self.config.max_length - 1
+        if asked > places:
+            raise ValueError(
+                f"{asked} logits are asked for, but in parallel this decoder predicts max_length - 1 = {places}: "
+                "raise max_length in the config, or shorten the texts"
+            )
+        return places
 
     def _layers(self) -> list[DecoderBlock]:
         return layers(self.blocks, self.config.transformer.depth)

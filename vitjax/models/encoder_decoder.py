@@ -78,15 +78,17 @@ class EncoderDecoder(nnx.Module):
         decoder_tokens: Int[Array, "B T"],
         *,
         decoder_mask: Bool[Array, "B T"] | None = None,
+        parallel: bool | Bool[Array, " B"] = False,
         train: bool,
         key: Array | None = None,
         return_attention: bool = False,
     ) -> DecoderOutput:
-        """Teacher-forced logits of every next token, and where the decoder looked."""
+        """Logits of every next token, and where the decoder looked; `parallel` is that of `TransformerDecoder`."""
         return self.decoder(
             decoder_tokens,
             encoded.tokens,
             mask=decoder_mask,
+            parallel=parallel,
             context_mask=encoded.mask,
             train=train,
             key=key,
@@ -99,12 +101,13 @@ class EncoderDecoder(nnx.Module):
         decoder_tokens: Int[Array, "B T"],
         *,
         source_mask: Bool[Array, "B S"] | None = None,
+        parallel: bool | Bool[Array, " B"] = False,
         train: bool,
         key: Array | None = None,
     ) -> Float[Array, "B T V"]:
         key_encoder, key_decoder = split_key(key, 2)
         encoded = self.encode(source, source_mask=source_mask, train=train, key=key_encoder)
-        return self.decode(encoded, decoder_tokens, train=train, key=key_decoder).logits
+        return self.decode(encoded, decoder_tokens, parallel=parallel, train=train, key=key_decoder).logits
 
     def init_cache(self, encoded: Encoded, *, num_beams: int, max_length: int) -> DecoderCache:
         return self.decoder.init_cache(

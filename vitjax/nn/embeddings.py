@@ -4,7 +4,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.nn.convolution import ConvStem
 from vitjax.nn.positions import Grid, LearnedPositions, sinusoidal
@@ -105,6 +105,7 @@ class SequenceEmbedding(nnx.Module):
       positions: `sinusoidal` and `learned` are given here; `relative`, `rotary` and `none` leave the vectors alone.
       combination: `concat` gives half of the features to the positions.
       scale_embedding: multiply token vectors by sqrt(D) (Vaswani et al. 2017, 3.4), so that they stand up to sinusoids.
+      mask_token: have one more vector, of no token, that rows can read in the place of theirs.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class SequenceEmbedding(nnx.Module):
         positions: PositionKind,
         combination: Combination,
         scale_embedding: bool,
+        mask_token: bool = False,
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
@@ -125,13 +127,26 @@ class SequenceEmbedding(nnx.Module):
         self.tokens = TokenEmbedding(vocabulary_size, token_width, dtype=dtype, rngs=rngs)
         if positions == "learned":
             self.positions = LearnedPositions((1, max_length), self.position_width, rngs=rngs)
+        if mask_token:
+            initializer = nnx.initializers.normal(token_width**-0.5)
+            self.mask_token = nnx.Param(initializer(rngs.params(), (token_width,)))
         self.kind = positions
         self.max_length = max_length
         self.combination = combination
         self.scale = token_width**0.5 if scale_embedding else 1.0
 
-    def __call__(self, tokens: Int[Array, "B N"], positions: Int[Array, "#B N"]) -> Float[Array, "B N D"]:
-        x = self.tokens(tokens) * self.scale
+    def __call__(
+        self,
+        tokens: Int[Array, "B N"],
+        positions: Int[Array, "#B N"],
+        *,
+        masked: Bool[Array, " B"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        """Rows that are True in `masked` show the mask token in every place and none of their tokens."""
+        x = self.tokens(tokens)
+        if masked is not None:
+            x = jnp.where(masked[:, None, None], self.mask_token[...].astype(x.dtype), x)
+        x = x * self.scale
         if self.kind == "learned":
             if tokens.shape[1] > self.max_length:
                 raise ValueError(

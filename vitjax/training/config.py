@@ -52,6 +52,10 @@ class TrainConfig:
     """Of classifiers; `sigmoid` is one yes or no for each class (DeiT-III)."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes or tokens."""
+    parallel_fraction: float = 0.0
+    """Share of the examples, drawn at each step, whose tokens are predicted all at once from the source alone (CapPa,
+    Tschannen et al. 2023: 0.75). The others, and every evaluation, read the tokens before. Needs a decoder with
+    `parallel_prediction`."""
     accumulate: int = 1
     """Parts a batch is cut into, one after the other, where it does not fit into memory."""
     ema_decay: float = 0.0
@@ -74,6 +78,10 @@ class TrainConfig:
         for name in ("label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"train.{name} is {getattr(self, name)}: expected 0 <= {name} < 1")
+        if not 0 <= self.parallel_fraction <= 1:
+            raise ValueError(
+                f"train.parallel_fraction is {self.parallel_fraction}: expected 0 <= parallel_fraction <= 1"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"train.batch_size {self.batch_size} is not a multiple of train.accumulate {self.accumulate}"
@@ -98,6 +106,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.mixing.active and not isinstance(self.model, CLASSIFIERS):
             raise ValueError("mixing blends classes: it needs a classifier, this model writes sequences")
+        if self.train.parallel_fraction:
+            _require_parallel(self.model)
         if reads_images(self.model):
             encoder = image_encoder(self.model)
             if encoder.channels != self.data.channels:
@@ -106,6 +116,19 @@ class Config:
                     "set both to 1 (grey) or 3 (RGB)"
                 )
             encoder.grid(self.data.image_size)  # raises if the patches do not divide it
+
+
+def _require_parallel(model: ModelConfig) -> None:
+    if not isinstance(model, EncoderDecoderConfig):
+        why = "names classes" if isinstance(model, CLASSIFIERS) else "must read each token before the next"
+        raise ValueError(
+            f"train.parallel_fraction predicts all tokens of a text at once, but the model {model.kind} {why}: "
+            "set it to 0, or use an encoder_decoder"
+        )
+    if not model.decoder.parallel_prediction:
+        raise ValueError(
+            "train.parallel_fraction needs a decoder with a mask token: set model.decoder.parallel_prediction"
+        )
 
 
 _ADAPTER = TypeAdapter(Config)

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from vitjax.data.preprocess import normalize
 from vitjax.nn.regularization import split_key
@@ -53,9 +53,19 @@ def _class_loss(config: Config, model: Any, batch: Batch, *, train: bool, key: A
 def _token_loss(config: Config, model: Any, batch: Batch, *, train: bool, key: Array | None) -> LossSum:
     source, mask = source_of(config, batch)
     tokens = batch["tokens"]
-    logits = model(source, tokens[:, :-1], source_mask=mask, train=train, key=key)
+    options: dict[str, Any] = {}
+    if train and config.train.parallel_fraction:
+        key_rows, key = split_key(key, 2)
+        options["parallel"] = _drawn(config.train.parallel_fraction, len(tokens), key_rows)
+    logits = model(source, tokens[:, :-1], source_mask=mask, train=train, key=key, **options)
     smoothing = config.train.label_smoothing if train else 0.0
     return token_cross_entropy(logits, tokens[:, 1:], label_smoothing=smoothing, weights=batch.get("mask"))
+
+
+def _drawn(fraction: float, rows: int, key: Array | None) -> Bool[Array, " B"]:
+    if key is None:
+        raise ValueError(f"train.parallel_fraction {fraction} draws examples: pass key=jax.random.key(...)")
+    return jax.random.bernoulli(key, fraction, (rows,))
 
 
 def predict_classes(config: Config, model: Any, batch: Batch) -> Array:
