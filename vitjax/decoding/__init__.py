@@ -4,10 +4,12 @@ from vitjax.decoding.beam_search import beam_search
 from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.generate import decode, encode, encode_and_decode, generate
 from vitjax.decoding.greedy import greedy
+from vitjax.decoding.score import Scores, score
 from vitjax.decoding.sequences import Sequences
 
 __all__ = [
     "GenerationConfig",
+    "Scores",
     "Sequences",
     "beam_search",
     "decode",
@@ -15,4 +17,5 @@ __all__ = [
     "encode_and_decode",
     "generate",
     "greedy",
+    "score",
 ]
