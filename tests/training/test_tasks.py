@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.nn.trees import parts
-from tests.training.runs import noise, transcriber
+from tests.training.runs import TRANSFORMER, noise, transcriber
 from vitjax.nn.functional import merge
 from vitjax.parallel.mesh import MeshConfig, make_mesh
 from vitjax.parallel.sharding import batch_sharding, replicated
@@ -18,7 +18,7 @@ from vitjax.training.tasks import loss_function, source_of
 
 
 def parallel_transcriber(**options):
-    config = transcriber()
+    config = transcriber(dataclasses.replace(TRANSFORMER, depth=1))
     decoder = dataclasses.replace(config.model.decoder, parallel_prediction=True)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, decoder=decoder))
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **options))
