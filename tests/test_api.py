@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import vitjax
+from tests.decoding.test_generate import compilations
 from tests.prepared import small_datasets, train_alone, with_data
 from tests.training.runs import OPTIMIZER, TRAIN, classifier, residual, transcriber, translator
 from vitjax import api
@@ -174,6 +175,57 @@ def test_attention(runs, name):
     if mask is not None:
         padding = np.broadcast_to(~np.asarray(mask)[:, None, None], out.attention.shape)
         assert np.asarray(out.attention)[padding].max() < 1e-9
+
+
+@pytest.mark.parametrize("name", ["transcriber", "reader", "words"])
+def test_what_people_ask_of_a_result(runs, name):
+    run = runs(name)
+    model = vitjax.load(run.directory)
+    source, mask = run.source
+    given, options = np.asarray(run.batch.get("image", source)), {"num_beams": 2, "num_return_sequences": 2}
+    out = model.generate(given, source_mask=mask, return_attention=True, **options)
+    tokens, lengths = np.asarray(out.tokens), np.asarray(out.lengths)
+    for row in range(8):
+        for rank in range(2):
+            sequence = tokens[row, rank, : lengths[row, rank]]
+            assert out.finish_reason[row][rank] == ("stop" if sequence[-1] == 2 else "length")
+            pieces = out.pieces()[row][rank]
+            assert len(pieces) == len(sequence) - 1 and "".join(pieces) == out.text()[row][rank]
+    assert lengths.max() - 1 <= out.steps <= tokens.shape[-1] - 1
+    assert out.encode_seconds > 0 and out.decode_seconds >= 0
+    if name == "words":
+        with pytest.raises(ValueError, match="the source is text, it has no places in an image"):
+            out.attention_maps()
+        return
+    grid = {"transcriber": (1, 8), "reader": (8, 32)}[name]
+    np.testing.assert_array_equal(out.attention_maps(), out.attention.reshape(8, 2, -1, *grid))
+    with pytest.raises(
+        ValueError, match="there is no attention: generate\\(..., return_attention=True\\) keeps it"
+    ):
+        model.generate(given, **options).attention_maps()
+
+
+def test_a_smaller_last_batch_compiles_nothing(runs):
+    run = runs("transcriber")
+    model = vitjax.load(run.directory)
+    images = np.asarray(run.batch["image"])
+    whole = model.generate(images, return_attention=True)
+    with compilations() as names:
+        part = model.generate(images[:3], return_attention=True, batch_size=8)
+    assert not names
+    np.testing.assert_array_equal(part.tokens, whole.tokens[:3])
+    np.testing.assert_array_equal(part.attention, whole.attention[:3])
+
+
+def test_fingerprint(runs):
+    model, other = vitjax.load(runs("transcriber").directory), vitjax.load(runs("reader").directory)
+    assert model.fingerprint() == vitjax.load(runs("transcriber").directory).fingerprint()
+    params = jax.tree.map(np.array, model.params)
+    changed = dataclasses.replace(model, params=params)
+    assert changed.fingerprint() == model.fingerprint()
+    params["decoder"]["blocks"]["feed_forward"]["up"]["kernel"][-1, -1, -1] += 1e-3
+    resized = dataclasses.replace(model, preprocess=dataclasses.replace(model.preprocess, resize="fit"))
+    assert len({m.fingerprint() for m in (model, other, changed, resized)}) == 4
 
 
 def test_a_prompt_is_gone_on_from(runs):

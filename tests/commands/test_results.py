@@ -131,6 +131,16 @@ def test_a_full_disk_keeps_whole_batches(file):
     assert len(resumed(file).done) == 4
 
 
+def test_nothing_is_left_where_nothing_came_of_it(tmp_path):
+    with pytest.raises(RuntimeError), ResultsFile(tmp_path / "out.jsonl"):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out.jsonl").touch()
+    with ResultsFile(tmp_path / "out.jsonl"):
+        pass
+    assert (tmp_path / "out.jsonl").exists()
+
+
 def test_any_name_survives(tmp_path):
     names = [
         os.fsdecode(b"a\xff.png"),

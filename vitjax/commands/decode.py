@@ -1,17 +1,62 @@
 """`vitjax decode`: what a run reads in images or text."""
 
 import argparse
-import json
-from collections.abc import Sequence
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitjax.commands.results import Printer, ResultsFile, as_json, as_text
+from vitjax.commands.sources import find_images, read_lines
+
+if TYPE_CHECKING:
+    from vitjax.api import Model
+    from vitjax.commands.transcribe import Transcriber
 
 EXAMPLE = """examples:
   vitjax decode runs/demo image.png --num-beams 5 --attention where.png
+  vitjax decode runs/demo scans 'more/**/*.jpg' --output scans.jsonl
   vitjax decode runs/reverse_words --text "hello" "world" --json
 """
 
+# Fields of GenerationConfig, named as in transformers.
+GENERATION = (
+    ("num_beams", int, "1 is greedy"),
+    ("num_return_sequences", int, "hypotheses a source, at most the beams"),
+    ("length_penalty", float, "scores are sum(log p) / length ** this"),
+    ("max_length", int, "longest sequence, begin and end included"),
+)
+
 
 def main(arguments: Sequence[str]) -> int:
-    """Print tokens, text and score of every image or text given."""
+    """Print what is read in every image or text given, or write it to a file."""
+    options = parser().parse_args(arguments)
+    # What can be refused is refused before the model is read.
+    sources = _sources(options)
+    pictures = _pictures(options, sources) if options.attention else {}
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size is {options.batch_size}: expected at least 1")
+    if options.json and options.output:
+        raise ValueError("--output writes JSON already: leave --json out")
+
+    from vitjax.api import load
+    from vitjax.commands.transcribe import Transcriber
+
+    printer = Printer(as_json if options.json else as_text)
+    with ResultsFile(options.output) if options.output else nullcontext(printer) as results:
+        model = load(options.run)
+        generation = _generation(model, options)
+        if isinstance(results, ResultsFile):
+            _resume(results, model, generation, options.run)
+        transcriber = Transcriber(model, generation, pictures, min(options.batch_size, len(sources)))
+        return _run(transcriber, sources, results, "images" if options.images else "texts")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="vitjax decode",
         description="Write what a run reads in image files (JPEG, PNG, WebP) or in text.",
@@ -19,100 +64,130 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", help="directory of a run")
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
+    parser.add_argument(
+        "images",
+        nargs="*",
+        metavar="PATH",
+        help="image files; folders, with the images in them and below; quoted patterns, ** for any depth",
+    )
     parser.add_argument("--text", nargs="+", metavar="TEXT", help="sources of a text-to-text model")
-    parser.add_argument("--num-beams", type=int, help="1 is greedy (as in training)")
+    parser.add_argument("--text-file", metavar="FILE", help="the same, one a line")
+    parser.add_argument("--batch-size", type=int, default=32, help="sources at a time (32)")
+    for name, kind, text in GENERATION:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text} (as in training)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a source")
     parser.add_argument(
-        "--num-return-sequences", type=int, default=1, help="hypotheses an image, at most the beams"
+        "--output",
+        metavar="FILE",
+        help="write such objects to a file, one a line; the same command again goes on where it stopped",
     )
-    parser.add_argument("--length-penalty", type=float, help="scores are sum(log p) / length ** this")
-    parser.add_argument("--max-length", type=int, help="longest sequence, begin and end included")
     parser.add_argument(
-        "--attention", metavar="PNG", help="draw where each character was read (image models)"
+        "--attention",
+        metavar="PNG",
+        help="draw where each token was read: a .png file for one image, a folder for several",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    options = parser.parse_args(arguments)
+    return parser
 
-    import numpy as np
 
-    from vitjax.api import load
-
-    if bool(options.images) == bool(options.text) or not all(options.text or ["-"]):
-        raise ValueError("give either image files or --text, and no empty text")
-    if options.attention and options.text:
-        raise ValueError("--attention draws on images; there are none")
-    model = load(options.run)
-    if model.tokenizer is None:
-        return _classify(model, options)
-    mask = None
+def _sources(options: argparse.Namespace) -> list[str]:
+    given = [options.images, options.text, options.text_file]
+    if sum(map(bool, given)) != 1 or not all(options.text or ["-"]):
+        raise ValueError("give one of image paths, --text and --text-file, and no empty text")
     if options.images:
-        source = _read(model, options.images)
-    else:
-        if model.preprocess is not None:
-            raise ValueError(f"{options.run} reads images, not text")
-        length = max(len(text) for text in options.text)
-        source = np.stack([model.tokenizer.encode(text, length, special=False) for text in options.text])
-        mask = source != model.tokenizer.pad
-    given = {
-        "num_beams": options.num_beams,
-        "length_penalty": options.length_penalty,
-        "max_length": options.max_length,
+        return find_images(options.images)
+    if options.attention:
+        raise ValueError("--attention draws on images; there are none")
+    return list(dict.fromkeys(options.text)) if options.text else read_lines(options.text_file)
+
+
+def _pictures(options: argparse.Namespace, images: Sequence[str]) -> dict[str, Path]:
+    """The file for each image's attention; in a folder they lie as the images do in the folder they share."""
+    where = Path(options.attention)
+    if where.suffix.lower() == ".png" and not where.is_dir():
+        if len(images) > 1:
+            raise ValueError(f"--attention {where} is one file for {len(images):,} images: give a folder")
+        if not where.parent.is_dir():
+            raise ValueError(f"--attention {where}: there is no folder {where.parent}")
+        return {images[0]: where}
+    for folder in filter(os.path.isdir, options.images):
+        if Path(os.path.abspath(where)).is_relative_to(os.path.abspath(folder)):
+            raise ValueError(f"--attention {where} lies in {folder}, which is read: give a folder outside it")
+    where.mkdir(parents=True, exist_ok=True)
+    shared = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images])
+    places = {image: Path(where, os.path.relpath(image, shared)) for image in images}
+    return {
+        image: place if place.suffix == ".png" else place.with_name(f"{place.name}.png")
+        for image, place in places.items()
     }
-    out = model.generate(
-        source,
-        source_mask=mask,
-        num_return_sequences=options.num_return_sequences,
-        return_attention=options.attention is not None,
-        **{name: value for name, value in given.items() if value is not None},
+
+
+def _generation(model: "Model", options: argparse.Namespace) -> dict[str, Any]:
+    """The given options of `Model.generate`; what the model has no use for is refused."""
+    given = {name: getattr(options, name) for name, *_ in GENERATION if getattr(options, name) is not None}
+    useless = [*given, *(["attention"] if options.attention else [])]
+    if model.tokenizer is None:
+        if not options.images:
+            raise ValueError(f"{options.run} names classes of images; it reads no text")
+        if useless:
+            raise ValueError(
+                f"{options.run} names classes: it has no use for --{useless[0].replace('_', '-')}"
+            )
+    elif model.preprocess is None and options.images:
+        raise ValueError("this model reads text, not images: use --text or --text-file")
+    elif model.preprocess is not None and not options.images:
+        raise ValueError(f"{options.run} reads images, not text")
+    return given
+
+
+def _resume(results: ResultsFile, model: "Model", generation: Mapping[str, Any], run: str) -> None:
+    import vitjax
+    from vitjax.decoding.config import GenerationConfig
+
+    settings = {"model": model.fingerprint()}
+    if model.tokenizer is not None:
+        settings |= dataclasses.asdict(model.generation_config(**generation))
+    results.resume(
+        settings,
+        defaults=dataclasses.asdict(GenerationConfig()),
+        about={"vitjax": vitjax.__version__, "run": run},
     )
-    texts = out.text()
-    for row, name in enumerate(options.images or options.text):
-        for rank, text in enumerate(texts[row]):
-            length = int(out.lengths[row, rank])
-            score = float(out.scores[row, rank])
-            tokens = np.asarray(out.tokens)[row, rank, :length].tolist()
-            if options.json:
-                print(json.dumps({"source": name, "text": text, "score": score, "tokens": tokens}))
-            else:
-                print(f"{name}: {text}  (score {score:.4f}, tokens {tokens})")
-    if options.attention and out.attention is not None:
-        from vitjax.analysis.pictures import draw_reading
-        from vitjax.training.config import image_encoder
 
-        draw_reading(
-            options.attention,
-            source,
-            [row[0] for row in texts],
-            np.asarray(out.attention[:, 0]),
-            image_encoder(model.config),
+
+def _run(
+    transcriber: "Transcriber", sources: Sequence[str], results: ResultsFile | Printer, unit: str
+) -> int:
+    """Decode what is not done yet, and say how it ended."""
+    from vitjax.commands.progress import ProgressBar
+    from vitjax.training.signals import StopFlag
+
+    same = os.path.abspath if unit == "images" else str
+    done = set(map(same, results.done))
+    left = [source for source in sources if same(source) not in done]
+    before, total = len(results.done), len(results.done) + len(left)
+    to_file = isinstance(results, ResultsFile)
+    with (
+        StopFlag() as stop,
+        closing(transcriber.batches(left)) as batches,
+        ProgressBar(total, done=before, unit=unit, bar=to_file or not sys.stdout.isatty()) as progress,
+    ):
+        for records in batches:
+            results.append(records)
+            progress.advance(len(records))
+            if stop and len(results.done) < total:
+                break
+    if stop.signal is not None and len(results.done) < total:
+        how = (
+            "the same command goes on from there" if to_file else "with --output FILE it can be gone on with"
         )
-    return 0
-
-
-def _read(model, names: Sequence[str]):
-    """The images as one uint8 batch of the model's size."""
-    import numpy as np
-
-    from vitjax.data.images import read_image
-
-    if model.preprocess is None:
-        raise ValueError("this model reads text, not images: use --text")
-    return np.stack([model.preprocess(read_image(name)) for name in names])
-
-
-def _classify(model, options) -> int:
-    import jax
-    import numpy as np
-
-    if options.text:
-        raise ValueError(f"{options.run} names classes of images; it reads no text")
-    for name in ("num_beams", "length_penalty", "max_length", "attention"):
-        if getattr(options, name) is not None:
-            raise ValueError(f"{options.run} names classes: it has no use for --{name.replace('_', '-')}")
-    log_probs = np.asarray(jax.nn.log_softmax(model.logits(_read(model, options.images))))
-    for name, row in zip(options.images, log_probs, strict=True):
-        label = int(row.argmax())
-        score = float(row[label])
-        record = {"source": name, "label": label, "score": score}
-        print(json.dumps(record) if options.json else f"{name}: class {label}  (log-probability {score:.4f})")
+        print(
+            f"stopped by {stop.signal.name} after {len(results.done):,} of {total:,} {unit}; {how}",
+            file=sys.stderr,
+        )
+        return 128 + stop.signal
+    if isinstance(results, ResultsFile):
+        print(f"{results.path}: {total:,} {unit}" + (f", {before:,} of them from before" if before else ""))
+    if results.errors:
+        raise ValueError(
+            f"{len(results.errors):,} of {total:,} {unit} could not be read, first: {results.errors[0]}"
+        )
     return 0

@@ -63,7 +63,8 @@ class ResultsFile(Results):
         super().__init__()
         self.path = Path(path)
         self.settings_path = self.path.with_name(f"{self.path.name}.settings.json")
-        if self.path.exists() and not self.path.is_file():
+        self._new = not self.path.exists()
+        if not self._new and not self.path.is_file():
             raise ValueError(f"{self.path} is not a regular file: expected one to write to, or to go on with")
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
@@ -132,6 +133,8 @@ class ResultsFile(Results):
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._new and not self.settings_path.exists():  # nothing came of it
+            self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
     def _require_same(self, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -52,19 +52,9 @@ def generate(
       ValueError: the model has no decoder, or prompt and lengths do not fit.
     """
     rows = source.shape[0]
-    if not is_spread(source):
-        batch = bucket(rows) if batch_size is None else batch_size
-        if batch < rows:
-            raise ValueError(f"batch_size={batch_size} is less than the {rows} rows of the source: raise it")
-        if jnp.issubdtype(source.dtype, jnp.integer) and source.ndim == 2:
-            limit, _ = _longest(definition, params, stats)
-            length = bucket(source.shape[1], limit=limit)
-            if source_mask is None:
-                source_mask = jax.device_put(np.ones(source.shape, bool))
-            source = pad_columns(source, length, 0)
-            source_mask = pad_columns(source_mask, length, False)
-        source = pad_rows(source, batch)
-        source_mask = None if source_mask is None else pad_rows(source_mask, batch)
+    source, source_mask = pad_source(
+        definition, params, source, source_mask=source_mask, stats=stats, batch_size=batch_size
+    )
     encoded = encode(definition, params, source, source_mask=source_mask, stats=stats)
     return decode(
         definition,
@@ -76,6 +66,32 @@ def generate(
         config=config,
         rows=rows,
     )
+
+
+def pad_source(
+    definition: Any,
+    params: Tree,
+    source: Any,
+    *,
+    source_mask: Bool[Array | np.ndarray, "B S"] | None = None,
+    stats: Tree | None = None,
+    batch_size: int | None = None,
+) -> tuple[Any, Any]:
+    """`(source, source_mask)` brought to a size that programs are compiled for. Arguments as in `generate`."""
+    if is_spread(source):
+        return source, source_mask
+    rows = source.shape[0]
+    batch = bucket(rows) if batch_size is None else batch_size
+    if batch < rows:
+        raise ValueError(f"batch_size={batch_size} is less than the {rows} rows of the source: raise it")
+    if jnp.issubdtype(source.dtype, jnp.integer) and source.ndim == 2:
+        limit, _ = _longest(definition, params, stats)
+        length = bucket(source.shape[1], limit=limit)
+        if source_mask is None:
+            source_mask = jax.device_put(np.ones(source.shape, bool))
+        source = pad_columns(source, length, 0)
+        source_mask = pad_columns(source_mask, length, False)
+    return pad_rows(source, batch), None if source_mask is None else pad_rows(source_mask, batch)
 
 
 def encode(
