@@ -106,7 +106,7 @@ def test_lines_of_a_file(vitjax, words_run, tmp_path):
     assert code == 1 and "1 of 2 texts could not be read, first: text 'WORLD' has" in err
 
 
-def test_classes(vitjax, classes_run, pictures):
+def test_classes(vitjax, classes_run, pictures, tmp_path):
     code, out, err = vitjax("decode", classes_run, pictures[2], pictures[0], "--json")
     assert (code, err) == (0, "")
     first, second = map(json.loads, out.splitlines())
@@ -115,6 +115,8 @@ def test_classes(vitjax, classes_run, pictures):
     assert first["label"] == int(logits.argmax())
     assert first["probability"] == pytest.approx(1 / np.exp(logits - logits.max()).sum(), abs=1e-6)
     assert second["source"] == pictures[0]
+    written = vitjax("decode", classes_run, pictures[2], pictures[0], "--output", tmp_path / "classes.jsonl")
+    assert written.code == 0 and (tmp_path / "classes.jsonl").read_text() == out
     # the second batch is smaller
     code, out, _ = vitjax("decode", classes_run, *pictures, "--batch-size", 2)
     line = f"{pictures[2]}: class {first['label']}  (probability {first['probability']:.4f})"
