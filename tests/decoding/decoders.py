@@ -52,9 +52,12 @@ class _Table(nnx.Module):
     def encode(self, source, *, source_mask=None, train, key=None):
         return Encoded(source[:, 0])
 
+    def prepared(self):
+        return self
+
 
 class StateDecoder(_Table):
-    def init_cache(self, encoded, *, num_beams, max_length):
+    def init_cache(self, encoded, *, num_beams, max_length, dtype=None):
         start = jnp.broadcast_to(encoded.start[:, None], (encoded.start.shape[0], num_beams))
         return StateCache(start, jnp.int32(0))
 
@@ -86,7 +89,7 @@ class SlotCache(NamedTuple):
 class SlotDecoder(_Table):
     """Reads its whole history again at every step, through the ancestors, and never beyond `read_length`."""
 
-    def init_cache(self, encoded, *, num_beams, max_length):
+    def init_cache(self, encoded, *, num_beams, max_length, dtype=None):
         batch = encoded.start.shape[0]
         return SlotCache(
             start=encoded.start,

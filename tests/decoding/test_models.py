@@ -104,7 +104,10 @@ class WithoutCache:
     def encode(self, source, *, source_mask=None, train, key=None):
         return self.model.encode(source, source_mask=source_mask, train=train)
 
-    def init_cache(self, encoded, *, num_beams, max_length):
+    def prepared(self):
+        return self
+
+    def init_cache(self, encoded, *, num_beams, max_length, dtype=None):
         rows = encoded.tokens.shape[0]
         empty = jnp.zeros((rows, num_beams, max_length), jnp.int32)
         return Uncached(encoded, empty, jnp.ones((rows, max_length), bool), jnp.int32(0))

@@ -162,12 +162,13 @@ def test_read_length_is_really_shorter() -> None:
     """What lies beyond it may be anything."""
     definition, *arrays = named("learned")
     _, cache = start(definition, arrays, jnp.asarray(random_tokens(0, B, 3)), None, num_beams=K)
+
+    def spoil(kept):
+        return kept._replace(data=kept.data.at[:, :, :, 4:].set(jnp.nan))
+
     spoiled = cache.replace(
         layers=tuple(
-            layer.replace(
-                self_key=layer.self_key.at[:, :, :, 4:].set(jnp.nan),
-                self_value=layer.self_value.at[:, :, :, 4:].set(jnp.nan),
-            )
+            layer.replace(self_key=spoil(layer.self_key), self_value=spoil(layer.self_value))
             for layer in cache.layers
         )
     )
@@ -279,7 +280,7 @@ def test_bfloat16(tied: bool) -> None:
     assert np.abs(a - a.astype(jnp.bfloat16)).max() > 0  # not rounded on the way out
     if tied:
         logits, cache = start(low[0], low[1:], tokens[:, :3], None, num_beams=K)
-        assert logits.dtype == jnp.float32 and cache.layers[0].self_key.dtype == jnp.bfloat16
+        assert logits.dtype == jnp.float32 and cache.layers[0].self_key.data.dtype == jnp.bfloat16
         (want,) = teacher_forced(low[0], low[1:], [np.asarray(tokens)[:, None, :3]], None)
         np.testing.assert_allclose(logits, want[:, 0], atol=0.1)
 
@@ -381,6 +382,34 @@ def test_one_program_for_all_steps() -> None:
     for n in range(4):
         _, cache = counted(arrays, cache, jnp.asarray(random_tokens(n, B, K)))
     assert traces == 1
+
+
+def test_layers_apart_are_the_same_decoder() -> None:
+    definition, *arrays = named("learned")
+    decoder = functional.merge(definition, *arrays)
+    prompt = jnp.asarray(random_tokens(0, B, 3))
+    told = []
+    for model in (decoder, decoder.prepared()):
+        cache = model.init_cache(CONTEXT, num_beams=1, max_length=4)
+        told.append(model.prefill(cache, prompt)[0])
+    np.testing.assert_array_equal(*told)
+    decoder(prompt, CONTEXT, train=False)  # and the first is still itself
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("bfloat16", 0.05), ("int8", 0.1)])
+def test_cache_dtypes(dtype: str, error: float) -> None:
+    """Keys and values in fewer bits: a little off, and really in fewer bits."""
+    definition, *arrays = named("learned")
+    decoder = functional.merge(definition, *arrays)
+    tokens = jnp.asarray(random_tokens(0, B, 4))
+    cache = decoder.init_cache(CONTEXT, num_beams=1, max_length=4, dtype=dtype)
+    assert {layer.self_key.data.dtype for layer in cache.layers} == {jnp.dtype(dtype)}
+    assert {layer.cross_value.data.dtype for layer in cache.layers} == {jnp.dtype(dtype)}
+    _, cache = decoder.prefill(cache, tokens[:, :3])
+    got, _ = decoder.step(cache, tokens[:, 3:])
+    want = decoder(tokens, CONTEXT, train=False).logits[:, -1:]
+    assert np.abs(got - want).max() < error * np.abs(want).max()
+    assert dtype == "float32" or np.abs(got - want).max() > 0
 
 
 def test_gradients() -> None:

@@ -77,12 +77,14 @@ def beam_search(
     blank = blank.at[:, :, :prompt_length].set(prompt[:, None])
     zeros = jnp.zeros((batch, beams, limits.size), jnp.float32)
 
+    model = model.prepared()
+
     def advance(state: _State, read_length: int) -> _State:
         last = jax.lax.dynamic_slice_in_dim(state.tokens, state.length - 1, 1, axis=2)[:, :, 0]  # [B, K]
         logits, cache = model.step(state.cache, last, read_length=read_length)
         return _choose(state._replace(cache=cache), logits, config, limits)
 
-    cache = model.init_cache(encoded, num_beams=beams, max_length=limits.size)
+    cache = model.init_cache(encoded, num_beams=beams, max_length=limits.size, dtype=config.cache_dtype)
     logits, cache = model.prefill(cache, prompt, prompt_mask)
     if logits.shape[-1] < _width(config):
         raise ValueError(

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
+
+from vitjax.nn.cache import CacheDtype
 
 DEFAULT_NEW_TOKENS = 20  # transformers' own, where neither length is given
 TOKEN_KINDS = ("pad", "bos", "decoder_start", "forced_bos", "forced_eos")
@@ -60,6 +62,8 @@ class GenerationConfig:
       decoder_start_token_id: the decoder prompt where `generate` is given none.
       forced_bos_token_id: the one token possible right after a decoder prompt of one token.
       forced_eos_token_id: the one token possible at `max_length`.
+      cache_dtype: what keys and values are kept in: "float32", "bfloat16", "int8" (a scale for each head's vector), or
+        None: the dtype of the model's arithmetic. Only tokens of "float32" and None are exact.
     """
 
     max_length: int | None = None
@@ -76,6 +80,7 @@ class GenerationConfig:
     decoder_start_token_id: int | None = None
     forced_bos_token_id: int | None = None
     forced_eos_token_id: int | None = None
+    cache_dtype: CacheDtype | None = None
 
     def __post_init__(self) -> None:
         eos = self.eos_token_id
@@ -96,6 +101,10 @@ class GenerationConfig:
             )
         if not (isinstance(self.early_stopping, bool) or self.early_stopping == "never"):
             raise ValueError(f"early_stopping={self.early_stopping!r}: expected True, False or 'never'")
+        if self.cache_dtype not in (None, *get_args(CacheDtype)):
+            raise ValueError(
+                f"cache_dtype={self.cache_dtype!r}: expected one of {', '.join(get_args(CacheDtype))}, or None"
+            )
         if not isfinite(self.length_penalty):
             raise ValueError(
                 f"length_penalty={self.length_penalty}: expected a finite number (0 switches it off)"

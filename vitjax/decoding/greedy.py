@@ -66,12 +66,14 @@ def greedy(
             ended=state.ended | jnp.isin(token[:, :, 0], stop_ids),
         )
 
+    model = model.prepared()
+
     def advance(state: _State, read_length: int) -> _State:
         last = jax.lax.dynamic_slice_in_dim(state.tokens, state.length - 1, 1, axis=2)[:, :, 0]  # [B, K]
         logits, cache = model.step(state.cache, last, read_length=read_length)
         return choose(state._replace(cache=cache), logits)
 
-    cache = model.init_cache(encoded, num_beams=1, max_length=limits.size)
+    cache = model.init_cache(encoded, num_beams=1, max_length=limits.size, dtype=config.cache_dtype)
     logits, cache = model.prefill(cache, prompt, prompt_mask)
     blank = jnp.full((batch, 1, limits.size), config.filler, jnp.int32)
     filling = jnp.arange(batch) >= (batch if rows is None else rows)

@@ -31,8 +31,12 @@ class SequenceModel(Protocol):
         """Read the whole source at once; a pytree whose arrays have B rows."""
         ...
 
-    def init_cache(self, encoded: Any, *, num_beams: int, max_length: int) -> Any:
-        """An empty cache for sequences of at most `max_length` tokens, prompt included."""
+    def prepared(self) -> "SequenceModel":
+        """The same model with what every step would do alike done once; called before the loop over tokens."""
+        ...
+
+    def init_cache(self, encoded: Any, *, num_beams: int, max_length: int, dtype: Any = None) -> Any:
+        """An empty cache for sequences of at most `max_length` tokens, prompt included, kept in `dtype`."""
         ...
 
     def prefill(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.nn.attention import causal_mask, padding_mask
 from vitjax.nn.blocks import DecoderBlock, TransformerConfig
-from vitjax.nn.cache import DecoderCache
+from vitjax.nn.cache import CacheDtype, DecoderCache
 from vitjax.nn.embeddings import Combination, PositionKind, SequenceEmbedding
 from vitjax.nn.norms import make_norm
 from vitjax.nn.positions import RelativeBias, Rotation, rotary
@@ -157,10 +157,17 @@ class TransformerDecoder(nnx.Module):
         *,
         num_beams: int,
         max_length: int,
+        dtype: CacheDtype | None = None,
     ) -> DecoderCache:
-        """An empty cache for `num_beams` beams a row and `max_length` positions, the prompt included."""
+        """An empty cache for `num_beams` beams a row and `max_length` positions, the prompt included.
+
+        Args:
+          dtype: what keys and values are kept in; None is the dtype of the arithmetic.
+        """
         cross = [block.project_context(context) for block in self._layers()]
-        return DecoderCache.create(cross, context_mask, num_beams=num_beams, max_length=max_length)
+        return DecoderCache.create(
+            cross, context_mask, num_beams=num_beams, max_length=max_length, dtype=dtype
+        )
 
     def prefill(
         self, cache: DecoderCache, prompt: Int[Array, "B T"], mask: Bool[Array, "B T"] | None = None
@@ -215,7 +222,15 @@ class TransformerDecoder(nnx.Module):
             )
         return places
 
+    def prepared(self) -> "TransformerDecoder":
+        """The same decoder with its layers apart: sliced once before a loop of steps, not in each of them."""
+        decoder = nnx.clone(self)
+        decoder.blocks = nnx.List(self._layers())  # type: ignore[assignment]
+        return decoder
+
     def _layers(self) -> list[DecoderBlock]:
+        if isinstance(self.blocks, nnx.List):
+            return list(self.blocks)
         return layers(self.blocks, self.config.transformer.depth)
 
     def _bias(self, query_positions: Array, key_positions: Array) -> Array | None:

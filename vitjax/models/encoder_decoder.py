@@ -10,7 +10,7 @@ from vitjax.models.decoder import DecoderConfig, DecoderOutput, TransformerDecod
 from vitjax.models.resnet import ResNetConfig
 from vitjax.models.text_encoder import TextEncoderConfig
 from vitjax.models.vit import VisionTransformerConfig
-from vitjax.nn.cache import DecoderCache
+from vitjax.nn.cache import CacheDtype, DecoderCache
 from vitjax.nn.regularization import split_key
 
 
@@ -109,9 +109,16 @@ class EncoderDecoder(nnx.Module):
         encoded = self.encode(source, source_mask=source_mask, train=train, key=key_encoder)
         return self.decode(encoded, decoder_tokens, parallel=parallel, train=train, key=key_decoder).logits
 
-    def init_cache(self, encoded: Encoded, *, num_beams: int, max_length: int) -> DecoderCache:
+    def prepared(self) -> "EncoderDecoder":
+        model = nnx.clone(self)
+        model.decoder = self.decoder.prepared()
+        return model
+
+    def init_cache(
+        self, encoded: Encoded, *, num_beams: int, max_length: int, dtype: CacheDtype | None = None
+    ) -> DecoderCache:
         return self.decoder.init_cache(
-            encoded.tokens, encoded.mask, num_beams=num_beams, max_length=max_length
+            encoded.tokens, encoded.mask, num_beams=num_beams, max_length=max_length, dtype=dtype
         )
 
     def prefill(

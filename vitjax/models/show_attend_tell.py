@@ -13,6 +13,7 @@ from vitjax.models.encoder_decoder import Encoded
 from vitjax.models.resnet import ResNetConfig
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.attention import additive_weights, padding_mask
+from vitjax.nn.cache import CacheDtype
 from vitjax.nn.embeddings import TokenEmbedding
 from vitjax.nn.recurrent import LSTMCell, LSTMState, keep_where
 from vitjax.nn.regularization import dropout, split_key
@@ -176,8 +177,22 @@ class ShowAttendTell(nnx.Module):
         encoded = self.encode(source, source_mask=source_mask, train=train, key=key_encoder)
         return self.decode(encoded, decoder_tokens, train=train, key=key_decoder).logits
 
-    def init_cache(self, encoded: Encoded, *, num_beams: int, max_length: int) -> RecurrentCache:
-        """A cache for `num_beams` beams a row; its size does not depend on `max_length`."""
+    def prepared(self) -> "ShowAttendTell":
+        return self
+
+    def init_cache(
+        self, encoded: Encoded, *, num_beams: int, max_length: int, dtype: CacheDtype | None = None
+    ) -> RecurrentCache:
+        """A cache for `num_beams` beams a row; its size does not depend on `max_length`.
+
+        Raises:
+          ValueError: a `dtype` is asked for: there are no keys and values of past tokens to keep in it.
+        """
+        if dtype is not None:
+            raise ValueError(
+                f"cache_dtype={dtype!r}: a recurrent decoder keeps a state of fixed size and no keys of past tokens; "
+                "leave cache_dtype out"
+            )
         context, state = self._start(encoded)
         return RecurrentCache(context, _beams(state, num_beams), jnp.int32(0))
 

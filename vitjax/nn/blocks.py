@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from vitjax.nn.attention import MultiHeadAttention, Score
-from vitjax.nn.cache import LayerCache, read_through, write
+from vitjax.nn.attention import MultiHeadAttention, Score, padding_mask
+from vitjax.nn.cache import Kept, LayerCache, read_through, recall, write
 from vitjax.nn.feedforward import Activation, FeedForward
 from vitjax.nn.norms import NormKind, make_norm
 from vitjax.nn.positions import Rotation
@@ -227,8 +227,9 @@ class DecoderBlock(nnx.Module):
         return BlockOutput(x, weights)
 
     def project_context(self, context: Float[Array, "B S E"]) -> tuple[Array, Array]:
-        """Keys and values [B, S, H, C] of the context, projected once for a whole generation."""
-        return self.cross_attention.project_key_value(context)
+        """Keys and values [B, H, S, C] of the context, projected once for a whole generation."""
+        key, value = self.cross_attention.project_key_value(context)
+        return jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
 
     def extend(
         self,
@@ -247,36 +248,43 @@ class DecoderBlock(nnx.Module):
         Numbers equal those of `__call__` with `train=False` on the whole sequence.
         """
         batch, beams, length, width = x.shape
-
-        def fold(a: Array) -> Array:  # beams are rows of their own for all that knows nothing of the context
-            return a.reshape(batch * beams, *a.shape[2:])
-
-        entered = fold(self.attention_sublayer.enter(x, train=False))
+        rows = (
+            batch * beams,
+            length,
+        )  # beams are rows of their own for all that knows nothing of the context
+        entered = self.attention_sublayer.enter(x, train=False).reshape(*rows, width)
         query = self.attention.project_query(entered, rotation)  # [Bk, T, H, C]
         key, value = self.attention.project_key_value(entered, rotation)
 
-        def slots(a: Array) -> Array:
-            return jnp.swapaxes(a, 1, 2).reshape(batch, beams, a.shape[2], length, a.shape[3])
+        def slots(vectors: Array) -> Array:  # [Bk, T, H, C] -> [B, k, H, T, C]
+            return jnp.swapaxes(vectors.reshape(batch, beams, *vectors.shape[1:]), 2, 3)
 
         cache = replace(
             cache,
             self_key=write(cache.self_key, slots(key), position),
             self_value=write(cache.self_value, slots(value), position),
         )
-        seen_key = jnp.swapaxes(fold(read_through(cache.self_key[:, :beams], ancestors)), 1, 2)
-        seen_value = jnp.swapaxes(fold(read_through(cache.self_value[:, :beams], ancestors)), 1, 2)
-        mask = jnp.repeat(visible, beams, axis=0)[:, None]  # [Bk, 1, T, R]
-        branch = self.attention.attend(query, seen_key, seen_value, mask=mask, bias=bias, train=False).values
+
+        def history(kept: Kept) -> Array:  # [B, K, H, T, C] -> [Bk, H, R, C]
+            seen = recall(read_through(kept, ancestors), query.dtype)
+            return seen.reshape(batch * beams, *seen.shape[2:])
+
+        branch = self.attention.attend_kept(
+            query,
+            history(cache.self_key),
+            history(cache.self_value),
+            mask=jnp.repeat(visible, beams, axis=0)[:, None],  # [Bk, 1, T, R]
+            bias=bias,
+        )
         x = self.attention_sublayer.leave(x, branch.reshape(x.shape), train=False)
 
         entered = self.cross_attention_sublayer.enter(x, train=False).reshape(batch, beams * length, width)
-        branch = self.cross_attention.attend(
+        branch = self.cross_attention.attend_kept(
             self.cross_attention.project_query(entered),
-            cache.cross_key,
-            cache.cross_value,
-            mask=None if context_mask is None else context_mask[:, None, None, :],
-            train=False,
-        ).values
+            recall(cache.cross_key, query.dtype),
+            recall(cache.cross_value, query.dtype),
+            mask=None if context_mask is None else padding_mask(context_mask),
+        )
         x = self.cross_attention_sublayer.leave(x, branch.reshape(x.shape), train=False)
 
         branch = self.feed_forward(self.feed_forward_sublayer.enter(x, train=False), train=False)

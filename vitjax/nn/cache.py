@@ -1,25 +1,54 @@
 """What a decoder remembers between tokens: immutable pytrees that every decoding method can carry through a loop."""
 
 from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+CacheDtype = Literal["float32", "bfloat16", "int8"]
+
+
+class Kept(NamedTuple):
+    """Vectors as the cache keeps them: `data` [..., C], and for int8 a float32 `scale` [..., 1], one for each head's
+    vector (absmax / 127), else None.
+    """
+
+    data: Array
+    scale: Array | None
+
+
+def keep(vectors: Float[Array, "*N C"], dtype: CacheDtype | None) -> Kept:
+    """Store vectors as `dtype`; None leaves them as they are."""
+    if dtype != "int8":
+        return Kept(vectors if dtype is None else vectors.astype(dtype), None)
+    vectors = vectors.astype(jnp.float32)
+    scale = jnp.maximum(jnp.max(jnp.abs(vectors), axis=-1, keepdims=True) / 127, jnp.finfo(jnp.float32).tiny)
+    return Kept(jnp.round(vectors / scale).astype(jnp.int8), scale)
+
+
+def recall(kept: Kept, dtype: Any) -> Float[Array, "*N C"]:
+    """The vectors again, in the dtype of the arithmetic."""
+    if kept.scale is None:
+        return kept.data.astype(dtype)
+    return (kept.data.astype(jnp.float32) * kept.scale).astype(dtype)
+
 
 @struct.dataclass
 class LayerCache:
     """Keys and values of one decoder layer.
 
-    Those of the decoder's own tokens have a slot for each beam and are written in place, never moved; those of the
-    context are projected once and shared by all beams.
+    Those of the decoder's own tokens [B, K, H, T, C] have a slot for each beam and are written in place, never moved;
+    those of the context [B, H, S, C] are projected once and shared by all beams. Heads come before positions, so that
+    one head's keys lie together: with [B, S, H, C] a greedy step on CPU took twice as long (benchmarks/NOTES.md).
     """
 
-    self_key: Float[Array, "B K H T C"]
-    self_value: Float[Array, "B K H T C"]
-    cross_key: Float[Array, "B S H C"]
-    cross_value: Float[Array, "B S H C"]
+    self_key: Kept
+    self_value: Kept
+    cross_key: Kept
+    cross_value: Kept
 
 
 @struct.dataclass
@@ -49,12 +78,15 @@ class DecoderCache:
         *,
         num_beams: int,
         max_length: int,
+        dtype: CacheDtype | None = None,
     ) -> "DecoderCache":
-        """An empty cache around the context's keys and values [B, S, H, C] of each layer."""
-        batch, _, heads, width = cross[0][0].shape
-        empty = jnp.zeros((batch, num_beams, heads, max_length, width), cross[0][0].dtype)
+        """An empty cache around the context's keys and values [B, H, S, C] of each layer; `dtype` None is theirs."""
+        batch, heads, _, width = cross[0][0].shape
+        empty = keep(jnp.zeros((batch, num_beams, heads, max_length, width), cross[0][0].dtype), dtype)
         return cls(
-            layers=tuple(LayerCache(empty, empty, key, value) for key, value in cross),
+            layers=tuple(
+                LayerCache(empty, empty, keep(key, dtype), keep(value, dtype)) for key, value in cross
+            ),
             context_mask=context_mask,
             ancestors=jnp.zeros((batch, num_beams, max_length), jnp.int32),
             valid=jnp.ones((batch, max_length), bool),
@@ -90,18 +122,22 @@ class DecoderCache:
         return replace(self, position=self.position + length)
 
 
-def write(
-    buffer: Float[Array, "B K H T C"], new: Float[Array, "B k H t C"], position: Int[Array, ""]
-) -> Float[Array, "B K H T C"]:
-    """Put `new` into the first k slots from `position` on."""
-    return jax.lax.dynamic_update_slice(buffer, new.astype(buffer.dtype), (0, 0, 0, position, 0))
+def write(kept: Kept, new: Float[Array, "B k H t C"], position: Int[Array, ""]) -> Kept:
+    """Put `new` into the first k slots of `kept` [B, K, H, T, C] from `position` on."""
+    dtype: Any = "int8" if kept.scale is not None else kept.data.dtype.name
+    return jax.tree.map(
+        lambda old, part: jax.lax.dynamic_update_slice(old, part, (0, 0, 0, position, 0)),
+        kept,
+        keep(new, dtype),
+    )
 
 
-def read_through(
-    buffer: Float[Array, "B K H T C"], ancestors: Int[Array, "B k R"]
-) -> Float[Array, "B k H R C"]:
-    """The first R positions of each beam's history, wherever its ancestors wrote them."""
-    length = ancestors.shape[-1]
-    if buffer.shape[1] == 1:
-        return buffer[:, :, :, :length]
-    return jnp.take_along_axis(buffer[:, :, :, :length], ancestors[:, :, None, :, None], axis=1)
+def read_through(kept: Kept, ancestors: Int[Array, "B k R"]) -> Kept:
+    """The first R positions of each beam's history [B, k, H, R, C], wherever its ancestors wrote them.
+
+    One beam is read through its ancestors too, though they are all slot 0: without the copy, XLA on CPU makes four of
+    the whole cache.
+    """
+    _, beams, length = ancestors.shape
+    index = ancestors[:, :, None, :, None]
+    return jax.tree.map(lambda slots: jnp.take_along_axis(slots[:, :beams, :, :length], index, axis=1), kept)
