@@ -1,9 +1,12 @@
 #!/bin/sh
-# environment.sh VENV: make (or repair) the virtual environment VENV and install vitjax[dev] into it, as constraints.txt says.
+# environment.sh VENV [REQUIREMENT...]: make (or repair) the virtual environment VENV and install into it, as
+# constraints.txt says, the requirements or, if none is given, vitjax[dev].
 # Takes the newest Python that works, 3.13 down to 3.11; BASE_PYTHON=/path/to/python chooses another.
 set -eu
 cd "$(dirname "$0")/.."
 venv=$1
+shift
+[ $# -gt 0 ] || set -- -e ".[dev]"
 
 # Runs the candidate: a name on PATH may be a shim without a Python behind it. Prints nothing when all is well.
 lacks() {
@@ -51,6 +54,6 @@ if ! "$venv/bin/python" -c "import pip" 2>/dev/null || [ "$(cat "$venv/installed
     echo "making $venv with $("$python" -V)"
     "$python" -m venv --clear "$venv"
 fi
-echo "installing vitjax and its dependencies into $venv (a few minutes the first time)"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+echo "installing $* into $venv (a few minutes the first time)"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt "$@"
 pwd > "$venv/installed"
