@@ -34,25 +34,47 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum())
 
 
-def processed(scores: np.ndarray, length: int, config: GenerationConfig, prompt_length: int) -> np.ndarray:
-    limits = config.limits(prompt_length)
+def processed(
+    scores: np.ndarray, tokens: list[int], config: GenerationConfig, prompt_length: int, padding: int = 0
+) -> np.ndarray:
+    """The rules of transformers 5.x `_get_logits_processor`, in its order; the first `padding` tokens are not real."""
+    limits, length = config.limits(prompt_length), len(tokens)
     scores = scores.copy()
+    if config.repetition_penalty != 1.0:
+        penalty = np.float32(config.repetition_penalty)
+        for token in set(tokens[padding:]):
+            scores[token] = scores[token] * penalty if scores[token] < 0 else scores[token] / penalty
+    size = config.no_repeat_ngram_size
+    if size and length >= size:
+        recent = tokens[length - size + 1 :]
+        for i in range(length - size + 1):
+            if tokens[i : i + size - 1] == recent:
+                scores[tokens[i + size - 1]] = -np.inf
+    for *before, last in config.bad_words_ids:
+        if before == tokens[length - len(before) :] and (before or last not in config.stop_ids):
+            scores[last] = -np.inf
     if length < limits.minimum:
         scores[list(config.stop_ids)] = -np.inf
-    for forced, at in ((config.forced_bos_token_id, 1), (config.forced_eos_token_id, limits.maximum - 1)):
-        if forced is not None and length == at:
+    bos = () if config.forced_bos_token_id is None else (config.forced_bos_token_id,)
+    for forced, at in ((bos, 1), (config.forced_eos_token_id, limits.maximum - 1)):
+        if forced and length == at:
             scores[:] = -np.inf
-            scores[forced] = 0
+            scores[list(forced)] = 0
+    scores[np.isin(np.arange(len(scores)), config.suppress_tokens)] = -np.inf
+    if length == prompt_length + (prompt_length == 1 and config.forced_bos_token_id is not None):
+        scores[list(config.begin_suppress_tokens)] = -np.inf
     return scores
 
 
-def greedy(logits: Logits, prompt: list[int], config: GenerationConfig) -> tuple[list[int], float]:
+def greedy(
+    logits: Logits, prompt: list[int], config: GenerationConfig, padding: int = 0
+) -> tuple[list[int], float]:
     maximum = config.limits(len(prompt)).maximum
     tokens, total = list(prompt), np.float32(0)
     while len(tokens) < maximum:
         said = logits(tokens)
-        token = int(np.argmax(processed(said, len(tokens), config, len(prompt))))
-        total += processed(log_softmax(said), len(tokens), config, len(prompt))[token]
+        token = int(np.argmax(processed(said, tokens, config, len(prompt), padding)))
+        total += processed(log_softmax(said), tokens, config, len(prompt), padding)[token]
         tokens.append(token)
         if token in config.stop_ids:
             break
@@ -63,7 +85,9 @@ def descending(scores: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-scores, kind="stable")[:count]
 
 
-def beam_search(logits: Logits, prompt: list[int], config: GenerationConfig) -> list[tuple[list[int], float]]:
+def beam_search(
+    logits: Logits, prompt: list[int], config: GenerationConfig, padding: int = 0
+) -> list[tuple[list[int], float]]:
     """Hypotheses (tokens with prompt and EOS, score), best first."""
     beams, penalty = config.num_beams, config.length_penalty
     width = max(2, 1 + len(config.stop_ids)) * beams
@@ -77,7 +101,7 @@ def beam_search(logits: Logits, prompt: list[int], config: GenerationConfig) -> 
     is_finished = np.zeros(beams, bool)
     unsatisfied = True
     while True:
-        rows = [processed(log_softmax(logits(s)), cur_len, config, prompt_length) for s in running]
+        rows = [processed(log_softmax(logits(s)), s, config, prompt_length, padding) for s in running]
         totals = np.concatenate([row + score for row, score in zip(rows, running_scores, strict=True)])
         top = descending(totals, width)
         top_scores = totals[top]
@@ -121,9 +145,7 @@ def every_sequence(
         if len(tokens) == maximum or (len(tokens) > len(prompt) and tokens[-1] in config.stop_ids):
             yield tokens, total / (len(tokens) - len(prompt)) ** config.length_penalty
             return
-        for token, log_prob in enumerate(
-            processed(log_softmax(logits(tokens)), len(tokens), config, len(prompt))
-        ):
+        for token, log_prob in enumerate(processed(log_softmax(logits(tokens)), tokens, config, len(prompt))):
             if log_prob > -np.inf:
                 yield from grow([*tokens, token], total + float(log_prob))
 

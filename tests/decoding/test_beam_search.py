@@ -95,20 +95,32 @@ def test_stops_by_the_rule(penalty, early_stopping):
     assert_matches_the_restatement(config, table, np.arange(40), np.ones((40, 1), int), None, "state")
 
 
-@pytest.mark.parametrize(("kind", "penalty"), [("state", 1.0), ("slots", 0.0), ("state", -1.0)])
-def test_wide_enough_beams_find_every_sequence_in_order(kind, penalty):
-    # 3 new tokens of 4, one of them EOS: 1 + 3 + 9 * 4 = 40 sequences. 40 beams keep them all.
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("state", {"length_penalty": 1.0}),
+        ("slots", {"length_penalty": 0.0}),
+        ("state", {"length_penalty": -1.0, "repetition_penalty": 1.7}),
+        ("slots", {"no_repeat_ngram_size": 2, "begin_suppress_tokens": [1], "repetition_penalty": 0.8}),
+        ("state", {"bad_words_ids": [[2], [0, 1], [1, 0, 3]], "min_new_tokens": 1, "length_penalty": 2.0}),
+    ],
+)
+def test_wide_enough_beams_find_every_sequence_in_order(kind, options):
+    # 3 new tokens of 4, one of them EOS: 1 + 3 + 9 * 4 = 40 sequences at most. 40 beams keep them all.
     config = GenerationConfig(
-        num_beams=40, num_return_sequences=40, max_new_tokens=3, eos_token_id=3, length_penalty=penalty
+        num_beams=40, num_return_sequences=40, max_new_tokens=3, eos_token_id=3, **options
     )
     table = make_table(7, 4, stops=(3,), bias=1.0)
     rows = 8
     out = search(DECODERS[kind](table), np.arange(rows), np.zeros((rows, 1)), None, config)
+    out = jax.device_get(out)
     for row in range(rows):
         everything = list(reference.every_sequence(reference.table_logits(table, row), [0], config))
-        assert len(everything) == 40
+        count = len(everything)
+        assert count == 40 or (count < 40 and len(options) > 1)
         everything.sort(key=lambda found: -found[1])
-        np.testing.assert_allclose(out.scores[row], [score for _, score in everything], atol=1e-5)
+        np.testing.assert_allclose(out.scores[row, :count], [score for _, score in everything], atol=1e-5)
+        assert (out.scores[row, count:] < ALIVE).all()
         close = {i for i, (a, b) in enumerate(itertools.pairwise(everything)) if a[1] - b[1] < 1e-5}
         for n, (tokens, _) in enumerate(everything):
             if not {n, n - 1} & close:

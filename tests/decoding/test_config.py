@@ -15,6 +15,11 @@ from vitjax.decoding import GenerationConfig
         ({"eos_token_id": (2, 2)}, "twice"),
         ({"pad_token_id": -1}, "pad_token_id=-1"),
         ({"length_penalty": float("nan")}, "finite"),
+        ({"repetition_penalty": 0.0}, "above 0"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size=-1"),
+        ({"bad_words_ids": [[1], []]}, "empty sequence"),
+        ({"bad_words_ids": [[1, -2]]}, "bad_words_ids=-2"),
+        ({"suppress_tokens": [3, -1]}, "suppress_tokens=-1"),
     ],
 )
 def test_bad_options_are_refused(options, told):
@@ -49,6 +54,16 @@ def test_one_eos_id_is_a_tuple_of_one():
     assert hash(GenerationConfig(eos_token_id=2)) == hash(GenerationConfig(eos_token_id=(2,)))
     assert GenerationConfig(eos_token_id=0).stop_ids == (0,)
     assert GenerationConfig().stop_ids == ()
+
+
+def test_ids_are_kept_as_tuples():
+    words = [[1], [2, 3]]
+    config = GenerationConfig(bad_words_ids=words, suppress_tokens=[4], forced_eos_token_id=[2, 3])
+    assert (config.bad_words_ids, config.suppress_tokens) == (((1,), (2, 3)), (4,))
+    assert (config.begin_suppress_tokens, config.forced_eos_token_id) == ((), (2, 3))
+    assert hash(config) == hash(GenerationConfig(**vars(config))) and config == GenerationConfig(
+        **vars(config)
+    )
 
 
 @pytest.mark.parametrize(

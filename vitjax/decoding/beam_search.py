@@ -82,7 +82,7 @@ def beam_search(
     def advance(state: _State, read_length: int) -> _State:
         last = jax.lax.dynamic_slice_in_dim(state.tokens, state.length - 1, 1, axis=2)[:, :, 0]  # [B, K]
         logits, cache = model.step(state.cache, last, read_length=read_length)
-        return _choose(state._replace(cache=cache), logits, config, limits)
+        return _choose(state._replace(cache=cache), logits, config, limits, prompt_mask)
 
     cache = model.init_cache(encoded, num_beams=beams, max_length=limits.size, dtype=config.cache_dtype)
     logits, cache = model.prefill(cache, prompt, prompt_mask)
@@ -110,7 +110,7 @@ def beam_search(
         done=jnp.arange(batch) >= (batch if rows is None else rows),
     )
     logits = jnp.broadcast_to(logits[:, None], (batch, beams, logits.shape[-1]))
-    state = _choose(state, logits, config, limits)
+    state = _choose(state, logits, config, limits, prompt_mask)
     state = loop.run(advance, state, limits)
     best = jax.tree.map(lambda leaf: leaf[:, : config.num_return_sequences], state.pool)
     return Sequences(
@@ -123,7 +123,13 @@ def beam_search(
     )
 
 
-def _choose(state: _State, logits: Float[Array, "B K V"], config: GenerationConfig, limits: Limits) -> _State:
+def _choose(
+    state: _State,
+    logits: Float[Array, "B K V"],
+    config: GenerationConfig,
+    limits: Limits,
+    prompt_mask: Bool[Array, "B P"] | None,
+) -> _State:
     """Extend every beam by every token, keep the K best that go on, and let those that ended into the pool."""
     beams, vocabulary = logits.shape[1:]
     length = state.length + 1
@@ -134,7 +140,9 @@ def _choose(state: _State, logits: Float[Array, "B K V"], config: GenerationConf
     divisor = divisors[generated - 1]
 
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    log_probs = process(log_probs, state.tokens, state.length, config=config, limits=limits)  # [B, K, V]
+    log_probs = process(  # [B, K, V]
+        log_probs, state.tokens, state.length, config=config, limits=limits, prompt_mask=prompt_mask
+    )
     totals = (log_probs + state.scores[:, :, None]).reshape(-1, beams * vocabulary)
     # Even if every EOS of the K beams is among them, K candidates remain that go on.
     candidates, index = top_k(totals, _width(config) * beams)  # [B, M]

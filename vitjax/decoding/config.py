@@ -1,5 +1,6 @@
 """What to generate, in the words of transformers' `GenerationConfig`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Literal, NamedTuple, get_args
@@ -7,7 +8,8 @@ from typing import Any, Literal, NamedTuple, get_args
 from vitjax.nn.cache import CacheDtype
 
 DEFAULT_NEW_TOKENS = 20  # transformers' own, where neither length is given
-TOKEN_KINDS = ("pad", "bos", "decoder_start", "forced_bos", "forced_eos")
+ONE_ID = ("pad_token_id", "bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
+SEVERAL_IDS = ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
 
 
 class Limits(NamedTuple):
@@ -61,7 +63,15 @@ class GenerationConfig:
       bos_token_id: stands in for `decoder_start_token_id`.
       decoder_start_token_id: the decoder prompt where `generate` is given none.
       forced_bos_token_id: the one token possible right after a decoder prompt of one token.
-      forced_eos_token_id: the one token possible at `max_length`.
+      forced_eos_token_id: the one token possible at `max_length`; of several, each. Kept as a tuple.
+      repetition_penalty: tokens already in a sequence, prompt included (but not its padding), are made unlikelier:
+        log-probabilities are multiplied by it, positive logits of greedy decoding divided. Below 1 makes them likelier.
+      no_repeat_ngram_size: so many tokens in a row appear at most once in a sequence, prompt (and its padding, as in
+        transformers) included; 0 allows all.
+      bad_words_ids: sequences of ids that are never completed. One EOS id alone is not forbidden by it.
+      suppress_tokens: ids that are impossible. Kept as a tuple.
+      begin_suppress_tokens: ids impossible as the first new token (the one after `forced_bos_token_id`, where that is
+        forced). Kept as a tuple.
       cache_dtype: what keys and values are kept in: "float32", "bfloat16", "int8" (a scale for each head's vector), or
         None: the dtype of the model's arithmetic. Only tokens of "float32" and None are exact.
     """
@@ -74,26 +84,36 @@ class GenerationConfig:
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     num_return_sequences: int = 1
-    eos_token_id: int | tuple[int, ...] | None = None
+    eos_token_id: int | Sequence[int] | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     decoder_start_token_id: int | None = None
     forced_bos_token_id: int | None = None
-    forced_eos_token_id: int | None = None
+    forced_eos_token_id: int | Sequence[int] | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    bad_words_ids: Sequence[Sequence[int]] | None = None
+    suppress_tokens: Sequence[int] | None = None
+    begin_suppress_tokens: Sequence[int] | None = None
     cache_dtype: CacheDtype | None = None
 
     def __post_init__(self) -> None:
-        eos = self.eos_token_id
-        ids = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
-        object.__setattr__(self, "eos_token_id", ids)
+        for name in SEVERAL_IDS:
+            object.__setattr__(self, name, _tuple_of_ids(name, getattr(self, name)))
+        words = tuple(_tuple_of_ids("bad_words_ids", word) for word in self.bad_words_ids or ())
+        object.__setattr__(self, "bad_words_ids", words)
         for name in ("num_beams", "num_return_sequences", "max_length", "max_new_tokens"):
             _at_least(1, name, getattr(self, name))
-        for name in ("min_length", "min_new_tokens", *(f"{kind}_token_id" for kind in TOKEN_KINDS)):
+        for name in ("min_length", "min_new_tokens", "no_repeat_ngram_size", *ONE_ID):
             _at_least(0, name, getattr(self, name))
-        for token in ids:
-            _at_least(0, "eos_token_id", token)
-        if len(set(ids)) < len(ids):
-            raise ValueError(f"eos_token_id={ids} names an id twice: give each once")
+        if len(set(self.stop_ids)) < len(self.stop_ids):
+            raise ValueError(f"eos_token_id={self.stop_ids} names an id twice: give each once")
+        if not all(words):
+            raise ValueError("bad_words_ids has an empty sequence: give each at least one id")
+        if not (isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise ValueError(
+                f"repetition_penalty={self.repetition_penalty}: expected a number above 0 (1 switches it off)"
+            )
         if self.num_return_sequences > self.num_beams:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} is more than num_beams={self.num_beams}: "
@@ -114,6 +134,11 @@ class GenerationConfig:
     def stop_ids(self) -> tuple[int, ...]:
         """The EOS ids, () if there are none."""
         return self.eos_token_id  # type: ignore[return-value]  # made a tuple above
+
+    @property
+    def forced_ids(self) -> tuple[int, ...]:
+        """The ids of which one is forced at the maximum length, () if there are none."""
+        return self.forced_eos_token_id  # type: ignore[return-value]  # made a tuple above
 
     @property
     def filler(self) -> int:
@@ -161,6 +186,13 @@ class GenerationConfig:
                 f"{prompt_length} tokens): lower min_length or min_new_tokens"
             )
         return Limits(prompt_length, maximum, 0, minimum, maximum)
+
+
+def _tuple_of_ids(name: str, ids: Any) -> tuple[int, ...]:
+    found = () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
+    for token in found:
+        _at_least(0, name, token)
+    return found
 
 
 def _at_least(least: int, name: str, value: int | None) -> None:

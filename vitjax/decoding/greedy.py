@@ -48,7 +48,9 @@ def greedy(
 
     def choose(state: _State, logits: Float[Array, "B K V"]) -> _State:
         def processed(scores: Array) -> Array:
-            return process(scores, state.tokens, state.length, config=config, limits=limits)
+            return process(
+                scores, state.tokens, state.length, config=config, limits=limits, prompt_mask=prompt_mask
+            )
 
         logits = logits.astype(jnp.float32)
         # The choice is made on logits: log-softmax can round two of them to the same number.
