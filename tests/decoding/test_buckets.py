@@ -13,7 +13,7 @@ from tests.decoding.test_models import parts
 from vitjax.decoding import GenerationConfig, encode, generate
 from vitjax.decoding.beam_search import beam_search
 from vitjax.decoding.buckets import bucket, pad_columns, pad_rows
-from vitjax.decoding.greedy import greedy
+from vitjax.decoding.sample import greedy
 from vitjax.nn.functional import merge, split
 
 STOPS = (2, 4)

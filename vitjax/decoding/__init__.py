@@ -1,9 +1,9 @@
-"""Generation from encoder-decoders: greedy and beam search with transformers' semantics, each one compiled loop."""
+"""Generation from encoder-decoders: greedy, sampling and beam search as in transformers, each one compiled loop."""
 
 from vitjax.decoding.beam_search import beam_search
 from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.generate import decode, encode, encode_and_decode, generate
-from vitjax.decoding.greedy import greedy
+from vitjax.decoding.sample import greedy, sample
 from vitjax.decoding.score import Scores, score
 from vitjax.decoding.sequences import Sequences
 
@@ -17,5 +17,6 @@ __all__ = [
     "encode_and_decode",
     "generate",
     "greedy",
+    "sample",
     "score",
 ]

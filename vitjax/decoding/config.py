@@ -10,6 +10,8 @@ from vitjax.nn.cache import CacheDtype
 DEFAULT_NEW_TOKENS = 20  # transformers' own, where neither length is given
 ONE_ID = ("pad_token_id", "bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 SEVERAL_IDS = ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
+LENGTHS = ("max_length", "max_new_tokens", "min_length", "min_new_tokens")
+NUMBERS = (*LENGTHS, "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 class Limits(NamedTuple):
@@ -50,13 +52,25 @@ class GenerationConfig:
       max_new_tokens: the same without the prompt; goes before `max_length`. With neither, 20 new tokens.
       min_length: EOS is impossible before a sequence, prompt included, has this length.
       min_new_tokens: the same without the prompt; goes before `min_length`.
-      num_beams: 1 decodes greedily.
+      num_beams: 1 decodes greedily, or samples.
       length_penalty: a hypothesis scores `sum(log p) / n**length_penalty`; n counts EOS but not the prompt. Positive
         values favour long sequences, negative ones short sequences.
       early_stopping: when a row with `num_beams` finished hypotheses stops. True: at once. False: when its best
         unfinished beam, scored at its present length, is below the worst finished one. "never": the same, but scored at
         `max_length` where that would be better for it, so that nothing is missed.
-      num_return_sequences: hypotheses returned for each row, best first.
+      num_return_sequences: hypotheses returned for each row, best first; with `do_sample` independent draws, in the
+        order they were drawn.
+      do_sample: draw each token at random instead of taking the likeliest. The seven options below shape what is drawn
+        from, in this order (`vitjax.decoding.warpers`), and do nothing without it.
+      temperature: logits are divided by it.
+      top_k: keep the k likeliest tokens, and those that tie with the last of them. 0 or None keeps all.
+      top_p: keep the likeliest tokens that together reach this probability (Holtzman et al. 2020). 1 keeps all.
+      min_p: keep tokens at least this likely relative to the likeliest (Nguyen et al. 2024). None keeps all.
+      typical_p: keep the tokens whose surprise is nearest the expected one, until they reach this probability (Meister
+        et al. 2023). 1 keeps all.
+      epsilon_cutoff: keep tokens at least this likely (Hewitt et al. 2022). 0 keeps all.
+      eta_cutoff: keep tokens at least as likely as the smaller of it and sqrt(it) * exp(-entropy) (Hewitt et al. 2022).
+        0 keeps all.
       eos_token_id: one id, several, or None; each of them ends a sequence. Kept as a tuple.
       pad_token_id: fills what lies behind a sequence's end; the first EOS id if None. A pad id of 0 is used as it is
         (transformers' beam search takes 0 for "unset" and fills with EOS).
@@ -84,6 +98,14 @@ class GenerationConfig:
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     num_return_sequences: int = 1
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int | None = 50
+    top_p: float = 1.0
+    min_p: float | None = None
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
     eos_token_id: int | Sequence[int] | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -114,11 +136,12 @@ class GenerationConfig:
             raise ValueError(
                 f"repetition_penalty={self.repetition_penalty}: expected a number above 0 (1 switches it off)"
             )
-        if self.num_return_sequences > self.num_beams:
+        if self.num_return_sequences > self.num_beams and not self.do_sample:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} is more than num_beams={self.num_beams}: "
-                "a search with K beams returns at most K sequences, raise num_beams"
+                "a search with K beams returns at most K sequences, raise num_beams or set do_sample=True"
             )
+        self._require_sampling()
         if not (isinstance(self.early_stopping, bool) or self.early_stopping == "never"):
             raise ValueError(f"early_stopping={self.early_stopping!r}: expected True, False or 'never'")
         if self.cache_dtype not in (None, *get_args(CacheDtype)):
@@ -158,9 +181,15 @@ class GenerationConfig:
             "pass prompt=[B, T] or set decoder_start_token_id"
         )
 
-    def without_lengths(self) -> "GenerationConfig":
-        """What is left when the lengths are given as `Limits`: the part that a program is compiled for."""
-        return replace(self, max_length=None, max_new_tokens=None, min_length=0, min_new_tokens=None)
+    @property
+    def num_slots(self) -> int:
+        """K: sequences that a row has in the works at a time."""
+        return self.num_return_sequences if self.do_sample else self.num_beams
+
+    def without_numbers(self) -> "GenerationConfig":
+        """What is left when `Limits` and `Warpers` carry the numbers: the part that a program is compiled for."""
+        defaults: dict[str, Any] = {name: self.__dataclass_fields__[name].default for name in NUMBERS}
+        return replace(self, **defaults)
 
     def limits(self, prompt_length: int) -> Limits:
         """Resolve the four length options for prompts of this length; the buffer is as large as the longest sequence.
@@ -187,6 +216,27 @@ class GenerationConfig:
             )
         return Limits(prompt_length, maximum, 0, minimum, maximum)
 
+    def _require_sampling(self) -> None:
+        if self.do_sample and self.num_beams > 1:
+            raise ValueError(
+                f"do_sample=True with num_beams={self.num_beams}: sampling goes without beams, set num_beams=1 (and "
+                "num_return_sequences to draw several sequences a row)"
+            )
+        if not (isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(
+                f"temperature={self.temperature}: expected a positive number (for the likeliest token each time, what "
+                "0 would mean, set do_sample=False)"
+            )
+        _at_least(0, "top_k", self.top_k)
+        _between(0.0, 1.0, "top_p", self.top_p)
+        if self.min_p is not None:
+            _between(0.0, 1.0, "min_p", self.min_p)
+        if not 0 < self.typical_p <= 1:
+            raise ValueError(f"typical_p={self.typical_p}: expected more than 0 and at most 1")
+        for name in ("epsilon_cutoff", "eta_cutoff"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more and less than 1")
+
 
 def _tuple_of_ids(name: str, ids: Any) -> tuple[int, ...]:
     found = () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
@@ -198,3 +248,8 @@ def _tuple_of_ids(name: str, ids: Any) -> tuple[int, ...]:
 def _at_least(least: int, name: str, value: int | None) -> None:
     if value is not None and value < least:
         raise ValueError(f"{name}={value}: expected {least} or more")
+
+
+def _between(least: float, most: float, name: str, value: float) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name}={value}: expected {least} to {most}")

@@ -12,9 +12,10 @@ from vitjax.decoding import loop
 from vitjax.decoding.beam_search import beam_search
 from vitjax.decoding.buckets import bucket, is_spread, pad_columns, pad_rows
 from vitjax.decoding.config import GenerationConfig, Limits
-from vitjax.decoding.greedy import greedy
 from vitjax.decoding.protocol import SequenceModel
+from vitjax.decoding.sample import require_key, sample
 from vitjax.decoding.sequences import Sequences
+from vitjax.decoding.warpers import Warpers
 from vitjax.nn.functional import Tree, merge
 
 NO_TOKEN = -1  # in the columns that only fill a prompt up to the length of its bucket
@@ -30,6 +31,7 @@ def generate(
     prompt_mask: Bool[Array | np.ndarray, "B P"] | None = None,
     stats: Tree | None = None,
     config: GenerationConfig,
+    key: Any = None,
     batch_size: int | None = None,
 ) -> Sequences:
     """Encode the source, then decode it: `decode(encode(source))`.
@@ -45,11 +47,12 @@ def generate(
       prompt: first decoder tokens of each row; the config's start token if None. It is part of the result.
       prompt_mask: True where the prompt is real; prompts of different lengths are padded on the left.
       stats: BatchNorm statistics, if the model has any.
-      config: what to generate; static, but for its lengths.
+      config: what to generate; static, but for its lengths and the numbers that shape sampling.
+      key: a `jax.random.key` if `config.do_sample`: what a row draws depends on it and on the row's place alone.
       batch_size: rows to pad to, at least B: give it where the last batch of many is smaller, and it compiles nothing.
 
     Raises:
-      ValueError: the model has no decoder, or prompt and lengths do not fit.
+      ValueError: the model has no decoder, prompt and lengths do not fit, or a key is missing or of no use.
     """
     rows = source.shape[0]
     source, source_mask = pad_source(
@@ -64,6 +67,7 @@ def generate(
         prompt_mask=prompt_mask,
         stats=stats,
         config=config,
+        key=key,
         rows=rows,
     )
 
@@ -115,6 +119,7 @@ def decode(
     prompt_mask: Bool[Array | np.ndarray, "b P"] | None = None,
     stats: Tree | None = None,
     config: GenerationConfig,
+    key: Any = None,
     rows: int | None = None,
 ) -> Sequences:
     """The second program: prompt, loop over tokens and choice of the best. Arguments as in `generate`.
@@ -144,12 +149,15 @@ def decode(
             prompt = pad_columns(prompt, bucket(length), NO_TOKEN, left=True)
         prompt = None if prompt is None else pad_rows(prompt, batch)
         prompt_mask = None if prompt_mask is None else pad_rows(prompt_mask, batch)
-    numbers = jax.device_put(
-        np.asarray([padding, limits.minimum + padding, limits.maximum + padding, rows], np.int32)
+    numbers, warpers = jax.device_put(
+        (
+            np.asarray([padding, limits.minimum + padding, limits.maximum + padding, rows], np.int32),
+            Warpers.of(config),
+        )
     )
     out = _decode(
         definition,
-        config.without_lengths(),
+        config.without_numbers(),
         size,
         params,
         stats or {},
@@ -157,6 +165,8 @@ def decode(
         prompt,
         prompt_mask,
         numbers,
+        warpers,
+        key,
     )
     return out.cut(rows, padding, padding + limits.maximum)
 
@@ -169,10 +179,11 @@ def encode_and_decode(
     prompt: Int[Array, "B P"] | None = None,
     prompt_mask: Bool[Array, "B P"] | None = None,
     config: GenerationConfig,
+    key: Any = None,
 ) -> Sequences:
     """Both programs in one, traceable: to export, or to use inside your own `jax.jit`. No buckets."""
     encoded = model.encode(source, source_mask=source_mask, train=False)
-    return _search(model, encoded, prompt, prompt_mask, config=config)
+    return _search(model, encoded, prompt, prompt_mask, config=config, key=key)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -192,11 +203,23 @@ def _decode(
     prompt: Any,
     prompt_mask: Any,
     numbers: Int[Array, "4"],
+    warpers: Warpers | None = None,
+    key: Any = None,
 ) -> Sequences:
     padding, minimum, maximum, rows = numbers
     limits = Limits(1 if prompt is None else prompt.shape[1], size, padding, minimum, maximum)
     model = _decodable(merge(definition, params, stats))
-    return _search(model, encoded, prompt, prompt_mask, config=config, limits=limits, rows=rows)
+    return _search(
+        model,
+        encoded,
+        prompt,
+        prompt_mask,
+        config=config,
+        key=key,
+        warpers=warpers,
+        limits=limits,
+        rows=rows,
+    )
 
 
 def _search(
@@ -206,12 +229,16 @@ def _search(
     prompt_mask: Any,
     *,
     config: GenerationConfig,
+    key: Any,
+    warpers: Warpers | None = None,
     **options: Any,
 ) -> Sequences:
     if prompt is None:
         prompt = jnp.full((jax.tree.leaves(encoded)[0].shape[0], 1), config.start_id, jnp.int32)
-    search = greedy if config.num_beams == 1 else beam_search
-    return search(model, encoded, prompt, prompt_mask, config=config, **options)
+    require_key(config, key)
+    if config.num_beams > 1:
+        return beam_search(model, encoded, prompt, prompt_mask, config=config, **options)
+    return sample(model, encoded, prompt, prompt_mask, config=config, key=key, warpers=warpers, **options)
 
 
 _LONGEST: dict[Any, tuple[int | None, int | None]] = {}

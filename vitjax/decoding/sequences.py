@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True)
 class Sequences:
-    """N hypotheses for each of B rows, best first; a pytree.
+    """N hypotheses for each of B rows, best first (samples in the order drawn); a pytree.
 
     Attributes:
       tokens: decoder prompt, generated tokens, EOS if one was generated, then filler up to `max_length`.

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 BLOCK = 64
 TAKEN = jnp.iinfo(jnp.int32).min
+MINUS_ZERO = TAKEN  # the bits of -0.0; adding 0.0 would do, but the compiler takes that for doing nothing
 
 
 def top_k(values: Float[Array, "B N"], k: int) -> tuple[Float[Array, "B k"], Int[Array, "B k"]]:
@@ -20,7 +21,7 @@ def top_k(values: Float[Array, "B N"], k: int) -> tuple[Float[Array, "B k"], Int
     size = values.shape[-1]
     if k > size:
         raise ValueError(f"top_k of {k} among {size} values: expected at most as many as there are")
-    keys = _ordered(values)
+    keys = ordered(values)
     blocks = -(-size // BLOCK)
     if blocks <= k:
         _, places = _largest(keys, k)
@@ -36,9 +37,17 @@ def top_k(values: Float[Array, "B N"], k: int) -> tuple[Float[Array, "B k"], Int
     return jnp.take_along_axis(values, places, axis=1), places
 
 
-def _ordered(values: Float[Array, "B N"]) -> Int[Array, "B N"]:
+def argmax(values: Float[Array, "*B N"]) -> Int[Array, "*B"]:
+    """Like `jnp.argmax`, which is eight times slower in a loop on a CPU; NaN is not found."""
+    places = jnp.arange(values.shape[-1], dtype=jnp.int32)
+    largest = jnp.max(values, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(values == largest, places, values.shape[-1] - 1), axis=-1)
+
+
+def ordered(values: Float[Array, "*B N"]) -> Int[Array, "*B N"]:
     """Integers in the order of float32 values, all above `TAKEN`; 0.0 and -0.0 are one."""
-    bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32) + 0.0, jnp.int32)
+    bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
+    bits = jnp.where(bits == MINUS_ZERO, 0, bits)
     return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 
 
