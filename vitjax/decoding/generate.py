@@ -8,17 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from vitjax.decoding import loop
 from vitjax.decoding.beam_search import beam_search
 from vitjax.decoding.buckets import bucket, is_spread, pad_columns, pad_rows
-from vitjax.decoding.config import GenerationConfig, Limits
+from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.protocol import SequenceModel
+from vitjax.decoding.request import decodable, limits_of, longest, make_request, start_tokens
 from vitjax.decoding.sample import require_key, sample
 from vitjax.decoding.sequences import Sequences
 from vitjax.decoding.warpers import Warpers
-from vitjax.nn.functional import Tree, merge
-
-NO_TOKEN = -1  # in the columns that only fill a prompt up to the length of its bucket
+from vitjax.nn.functional import Tree
 
 
 def generate(
@@ -89,7 +87,7 @@ def pad_source(
     if batch < rows:
         raise ValueError(f"batch_size={batch_size} is less than the {rows} rows of the source: raise it")
     if jnp.issubdtype(source.dtype, jnp.integer) and source.ndim == 2:
-        limit, _ = _longest(definition, params, stats)
+        limit, _ = longest(definition, params, stats)
         length = bucket(source.shape[1], limit=limit)
         if source_mask is None:
             source_mask = jax.device_put(np.ones(source.shape, bool))
@@ -128,47 +126,23 @@ def decode(
       encoded: what `encode` returned, of B rows.
       rows: b, the first rows of `encoded` that are real (None: all); the others are not waited for and not returned.
     """
-    if prompt_mask is not None and (prompt is None or prompt_mask.shape != prompt.shape):
-        shape = None if prompt is None else prompt.shape
-        raise ValueError(
-            f"prompt_mask is {prompt_mask.shape} and prompt {shape}: expected one mask value a token"
-        )
-    leaf = jax.tree.leaves(encoded)[0]
-    batch = leaf.shape[0]
-    rows = batch if rows is None else rows
-    length = 1 if prompt is None else prompt.shape[1]
-    limits = config.limits(length)
-    limits.require_room(_longest(definition, params, stats)[1])
-    padding, size = 0, limits.maximum
-    if not is_spread(leaf):
-        padding = bucket(length) - length
-        size = bucket(limits.maximum + padding, step=loop.CHUNK)
-        if prompt is not None and length > 1:
-            mask = jax.device_put(np.ones(prompt.shape, bool)) if prompt_mask is None else prompt_mask
-            prompt_mask = pad_columns(mask, bucket(length), False, left=True)
-            prompt = pad_columns(prompt, bucket(length), NO_TOKEN, left=True)
-        prompt = None if prompt is None else pad_rows(prompt, batch)
-        prompt_mask = None if prompt_mask is None else pad_rows(prompt_mask, batch)
-    numbers, warpers = jax.device_put(
-        (
-            np.asarray([padding, limits.minimum + padding, limits.maximum + padding, rows], np.int32),
-            Warpers.of(config),
-        )
-    )
+    _, target = longest(definition, params, stats)
+    request = make_request(config, encoded, prompt=prompt, prompt_mask=prompt_mask, rows=rows, longest=target)
+    limits = request.limits
     out = _decode(
         definition,
-        config.without_numbers(),
-        size,
+        request.config,
+        limits.size,
         params,
         stats or {},
         encoded,
-        prompt,
-        prompt_mask,
-        numbers,
-        warpers,
+        request.prompt,
+        request.prompt_mask,
+        request.numbers,
+        request.warpers,
         key,
     )
-    return out.cut(rows, padding, padding + limits.maximum)
+    return out.cut(request.rows, limits.padding, limits.maximum)
 
 
 def encode_and_decode(
@@ -188,7 +162,7 @@ def encode_and_decode(
 
 @partial(jax.jit, static_argnums=0)
 def _encode(definition: Any, params: Tree, stats: Tree, source: Any, source_mask: Any) -> Any:
-    model = _decodable(merge(definition, params, stats))
+    model = decodable(definition, params, stats)
     return model.encode(source, source_mask=source_mask, train=False)
 
 
@@ -206,9 +180,7 @@ def _decode(
     warpers: Warpers | None = None,
     key: Any = None,
 ) -> Sequences:
-    padding, minimum, maximum, rows = numbers
-    limits = Limits(1 if prompt is None else prompt.shape[1], size, padding, minimum, maximum)
-    model = _decodable(merge(definition, params, stats))
+    model = decodable(definition, params, stats)
     return _search(
         model,
         encoded,
@@ -217,8 +189,8 @@ def _decode(
         config=config,
         key=key,
         warpers=warpers,
-        limits=limits,
-        rows=rows,
+        limits=limits_of(prompt, size, numbers),
+        rows=numbers[3],
     )
 
 
@@ -233,29 +205,8 @@ def _search(
     warpers: Warpers | None = None,
     **options: Any,
 ) -> Sequences:
-    if prompt is None:
-        prompt = jnp.full((jax.tree.leaves(encoded)[0].shape[0], 1), config.start_id, jnp.int32)
+    prompt = start_tokens(prompt, encoded, config)
     require_key(config, key)
     if config.num_beams > 1:
         return beam_search(model, encoded, prompt, prompt_mask, config=config, **options)
     return sample(model, encoded, prompt, prompt_mask, config=config, key=key, warpers=warpers, **options)
-
-
-_LONGEST: dict[Any, tuple[int | None, int | None]] = {}
-
-
-def _longest(definition: Any, params: Tree, stats: Tree | None) -> tuple[int | None, int | None]:
-    """The model's longest source and target, looked up once."""
-    if definition not in _LONGEST:
-        model = _decodable(merge(definition, params, stats))
-        _LONGEST[definition] = (model.max_source_length, model.max_target_length)
-    return _LONGEST[definition]
-
-
-def _decodable(model: Any) -> SequenceModel:
-    if not isinstance(model, SequenceModel):
-        raise ValueError(
-            f"{type(model).__name__} cannot generate: expected a model with encode, init_cache, prefill and step, "
-            "such as EncoderDecoder or ShowAttendTell"
-        )
-    return model

@@ -152,13 +152,13 @@ class Writer:
 
     def run(self, state: State, length: Any) -> State:
         """Write on until sequences have this length or all have ended."""
+        return loop.run(self.advance, state, self.limits._replace(maximum=length))
 
-        def advance(state: State, read_length: int) -> State:
-            last = jax.lax.dynamic_slice_in_dim(state.tokens, state.length - 1, 1, axis=2)[:, :, 0]  # [B, K]
-            logits, cache = self.model.step(state.cache, last, read_length=read_length)
-            return self._choose(state._replace(cache=cache), logits)
-
-        return loop.run(advance, state, self.limits._replace(maximum=length))
+    def advance(self, state: State, read_length: int) -> State:
+        """Write one more token."""
+        last = jax.lax.dynamic_slice_in_dim(state.tokens, state.length - 1, 1, axis=2)[:, :, 0]  # [B, K]
+        logits, cache = self.model.step(state.cache, last, read_length=read_length)
+        return self._choose(state._replace(cache=cache), logits)
 
     def finish(self, state: State) -> Sequences:
         """What was written, with its scores."""

@@ -43,7 +43,7 @@ class Warpers(NamedTuple):
             return None if off else np.float32(number)
 
         return cls(
-            temperature=unless(config.temperature == 1, config.temperature),
+            temperature=np.float32(config.temperature),
             top_k=np.int32(config.top_k) if config.top_k else None,
             top_p_rest=unless(config.top_p == 1, 1 - config.top_p),
             min_p=None if config.min_p is None else np.float32(config.min_p),
