@@ -1,20 +1,21 @@
-"""Batched beam search by the rules of transformers 5.x `GenerationMixin._beam_search`.
+"""Batched beam search, by the rules of transformers 5 or of other engines (`vitjax.decoding.rules`).
 
 Each row keeps K running beams and a pool of up to K finished hypotheses. What a row returns does not depend on the
 other rows of its batch.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.decoding import loop
 from vitjax.decoding.config import GenerationConfig, Limits
 from vitjax.decoding.processors import process
 from vitjax.decoding.protocol import SequenceModel
+from vitjax.decoding.rules import RULES, Rules, Standing, table
 from vitjax.decoding.sequences import Sequences
 from vitjax.decoding.top_k import top_k
 
@@ -23,7 +24,7 @@ NEVER = -1e9
 
 
 class _Pool(NamedTuple):
-    """Finished hypotheses, best first; the empty places score NEVER."""
+    """Finished hypotheses, best first; the empty places score NEVER and are as long as the prompt."""
 
     tokens: Int[Array, "B K T"]
     scores: Float[Array, "B K"]
@@ -32,16 +33,25 @@ class _Pool(NamedTuple):
     stopped: Bool[Array, "B K"]  # by EOS, not by the maximum length
 
 
-class _State(NamedTuple):
-    cache: Any
-    length: Int[Array, ""]
+class _Beams(NamedTuple):
+    """K running beams of each row, and what has finished."""
+
     tokens: Int[Array, "B K T"]
     log_probs: Float[Array, "B K T"]
     scores: Float[Array, "B K"]  # sums of log-probabilities, best first
     pool: _Pool
-    full: Bool[Array, "B"]  # the pool holds K finished hypotheses
-    improvable: Bool[Array, "B"]  # never true again once false
-    done: Bool[Array, "B"]
+    led: Bool[Array, "B"]  # at some step the best candidate ended
+    done: Bool[Array, "B"]  # the pool changes no more
+
+
+class _State(NamedTuple):
+    cache: Any
+    length: Int[Array, ""]
+    beams: _Beams
+
+    @property
+    def done(self) -> Bool[Array, "B"]:
+        return self.beams.done
 
 
 def beam_search(
@@ -63,7 +73,7 @@ def beam_search(
 
     Returns:
       `Sequences` with N = `num_return_sequences` and T = `limits.size`. Ties go to the better-ranked beam, then to the
-      lowest id.
+      lowest id. What a score is, `config.rules` says.
 
     Raises:
       ValueError: the vocabulary is too small for the number of EOS ids.
@@ -72,47 +82,42 @@ def beam_search(
     if limits is None:
         limits = config.limits(prompt_length)
         limits.require_room(model.max_target_length)
-    beams = config.num_beams
-    blank = jnp.full((batch, beams, limits.size), config.filler, jnp.int32)
-    blank = blank.at[:, :, :prompt_length].set(prompt[:, None])
-    zeros = jnp.zeros((batch, beams, limits.size), jnp.float32)
-
+    search = _Search(
+        config=config,
+        rules=RULES[config.rules],
+        limits=limits,
+        weights=table(config, limits.size - prompt_length),
+        prompt_mask=prompt_mask,
+    )
     model = model.prepared()
 
     def advance(state: _State, read_length: int) -> _State:
-        last = jax.lax.dynamic_slice_in_dim(state.tokens, state.length - 1, 1, axis=2)[:, :, 0]  # [B, K]
+        last = jax.lax.dynamic_slice_in_dim(state.beams.tokens, state.length - 1, 1, axis=2)[
+            :, :, 0
+        ]  # [B, K]
         logits, cache = model.step(state.cache, last, read_length=read_length)
-        return _choose(state._replace(cache=cache), logits, config, limits, prompt_mask)
+        return choose(state._replace(cache=cache), logits)
 
-    cache = model.init_cache(encoded, num_beams=beams, max_length=limits.size, dtype=config.cache_dtype)
+    def choose(state: _State, logits: Float[Array, "B K V"]) -> _State:
+        beams, parents = search.choose(state.beams, logits, state.length)
+        return _State(cache=state.cache.reorder(parents), length=state.length + 1, beams=beams)
+
+    cache = model.init_cache(
+        encoded, num_beams=config.num_beams, max_length=limits.size, dtype=config.cache_dtype
+    )
     logits, cache = model.prefill(cache, prompt, prompt_mask)
     if logits.shape[-1] < _width(config):
         raise ValueError(
             f"a vocabulary of {logits.shape[-1]} with {len(config.stop_ids)} EOS ids can leave no beam to go on with: "
             f"expected {_width(config)} tokens or more"
         )
-    state = _State(
-        cache=cache,
-        length=jnp.int32(prompt_length),
-        tokens=blank,
-        log_probs=zeros,
-        # All beams still stand at the same prompt: only the first may be continued.
-        scores=jnp.full((batch, beams), NEVER, jnp.float32).at[:, 0].set(0.0),
-        pool=_Pool(
-            tokens=blank,
-            scores=jnp.full((batch, beams), NEVER, jnp.float32),
-            lengths=jnp.full((batch, beams), prompt_length, jnp.int32),
-            log_probs=zeros,
-            stopped=jnp.zeros((batch, beams), bool),
-        ),
-        full=jnp.zeros(batch, bool),
-        improvable=jnp.ones(batch, bool),
-        done=jnp.arange(batch) >= (batch if rows is None else rows),
-    )
-    logits = jnp.broadcast_to(logits[:, None], (batch, beams, logits.shape[-1]))
-    state = _choose(state, logits, config, limits, prompt_mask)
+    filling = jnp.arange(batch) >= (batch if rows is None else rows)
+    state = _State(cache, jnp.int32(prompt_length), search.start(prompt, filling))
+    state = choose(state, jnp.broadcast_to(logits[:, None], (batch, config.num_beams, logits.shape[-1])))
     state = loop.run(advance, state, limits)
-    best = jax.tree.map(lambda leaf: leaf[:, : config.num_return_sequences], state.pool)
+    best = jax.tree.map(
+        lambda leaf: leaf[:, : config.num_return_sequences], search.result(state.beams, state.length)
+    )
     return Sequences(
         tokens=best.tokens,
         scores=best.scores,
@@ -123,81 +128,159 @@ def beam_search(
     )
 
 
-def _choose(
-    state: _State,
-    logits: Float[Array, "B K V"],
-    config: GenerationConfig,
-    limits: Limits,
-    prompt_mask: Bool[Array, "B P"] | None,
-) -> _State:
-    """Extend every beam by every token, keep the K best that go on, and let those that ended into the pool."""
-    beams, vocabulary = logits.shape[1:]
-    length = state.length + 1
-    generated = length - limits.prompt
-    # n**penalty for n = 1, 2, ...: in double precision on the host, as transformers does.
-    powers = np.arange(1, limits.size - limits.prompt + 1) ** float(config.length_penalty)
-    divisors = jnp.asarray(powers, jnp.float32)
-    divisor = divisors[generated - 1]
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """What stays the same from token to token."""
 
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    log_probs = process(  # [B, K, V]
-        log_probs, state.tokens, state.length, config=config, limits=limits, prompt_mask=prompt_mask
-    )
-    totals = (log_probs + state.scores[:, :, None]).reshape(-1, beams * vocabulary)
-    # Even if every EOS of the K beams is among them, K candidates remain that go on.
-    candidates, index = top_k(totals, _width(config) * beams)  # [B, M]
-    parents, tokens = index // vocabulary, index % vocabulary
-    ended = jnp.isin(tokens, jnp.asarray(config.stop_ids, jnp.int32))
-    stopped = ended | (length >= limits.maximum)
-    log_probs = jnp.take_along_axis(log_probs.reshape(totals.shape), index, axis=-1)
+    config: GenerationConfig
+    rules: Rules
+    limits: Limits
+    weights: Float[Array, "n"]  # of sums of log-probabilities, by new tokens
+    prompt_mask: Bool[Array, "B P"] | None
 
-    def extended(chosen: Int[Array, "B K"]) -> tuple[Array, ...]:
-        """Tokens and their log-probabilities [B, K, T] of the chosen candidates."""
-        start = (0, 0, state.length)
-        beams = _take_beams(parents, chosen)
-        return tuple(
-            jax.lax.dynamic_update_slice(_take_beams(old, beams), _take_beams(new, chosen)[:, :, None], start)
-            for old, new in ((state.tokens, tokens), (state.log_probs, log_probs))
+    def start(self, prompt: Int[Array, "B P"], filling: Bool[Array, "B"]) -> _Beams:
+        """All beams at the same prompt, of which only the first may be continued; the filling rows done."""
+        batch, prompt_length = prompt.shape
+        beams = self.config.num_beams
+        blank = jnp.full((batch, beams, self.limits.size), self.config.filler, jnp.int32)
+        blank = blank.at[:, :, :prompt_length].set(prompt[:, None])
+        zeros = jnp.zeros(blank.shape, jnp.float32)
+        never = jnp.full((batch, beams), NEVER, jnp.float32)
+        return _Beams(
+            tokens=blank,
+            log_probs=zeros,
+            scores=never.at[:, 0].set(0.0),
+            pool=_Pool(
+                tokens=blank,
+                scores=never,
+                lengths=jnp.full((batch, beams), prompt_length, jnp.int32),
+                log_probs=zeros,
+                stopped=jnp.zeros((batch, beams), bool),
+            ),
+            led=jnp.zeros(batch, bool),
+            done=filling,
         )
 
-    # The best K that go on.
-    scores, chosen = top_k(candidates + jnp.where(stopped, NEVER, 0.0), beams)
-    running_tokens, running_log_probs = extended(chosen)
+    def choose(
+        self, state: _Beams, logits: Float[Array, "B K V"], length: Int[Array, ""]
+    ) -> tuple[_Beams, Int[Array, "B K"]]:
+        """Write column `length`: extend every beam by every token, keep the K best that go on, pool those that ended.
 
-    # Only the first K candidates may finish; the others are there to go on in their place.
-    stops_when_full = config.early_stopping is True
-    frozen = ~state.improvable | (state.full & stops_when_full)
-    enters = stopped[:, :beams] & ~frozen[:, None]
-    first = jnp.broadcast_to(jnp.arange(beams), chosen.shape)
-    finished_tokens, finished_log_probs = extended(first)
-    finished = _Pool(
-        tokens=finished_tokens,
-        scores=jnp.where(enters, candidates[:, :beams] / divisor, -jnp.inf),
-        lengths=jnp.full_like(state.pool.lengths, length),
-        log_probs=finished_log_probs,
-        stopped=ended[:, :beams],
-    )
-    merged = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), state.pool, finished)
-    _, best = top_k(merged.scores, beams)
-    pool = jax.tree.map(lambda leaf: _take_beams(leaf, best), merged)
-    full = jnp.all(pool.lengths > limits.prompt, axis=1)
+        Returns the beams and which beam each of them continues.
+        """
+        beams, vocabulary = logits.shape[1:]
+        log_probs = self._log_probs(state, logits, length)
+        totals = (log_probs + state.scores[:, :, None]).reshape(-1, beams * vocabulary)
+        # Even if every EOS of the K beams is among them, K candidates remain that go on.
+        candidates, index = top_k(totals, _width(self.config) * beams)  # [B, M]
+        parents, tokens = index // vocabulary, index % vocabulary
+        ended = jnp.isin(tokens, jnp.asarray(self.config.stop_ids, jnp.int32))
+        log_probs = jnp.take_along_axis(log_probs.reshape(totals.shape), index, axis=-1)
 
-    # How good the best running beam can still become, against the worst of the pool.
-    optimistic = config.early_stopping == "never" and config.length_penalty > 0
-    possible = scores[:, 0] / (divisors[limits.maximum - limits.prompt - 1] if optimistic else divisor)
-    improvable = state.improvable & (possible > pool.scores[:, -1])
+        def extended(chosen: Int[Array, "B k"]) -> tuple[Array, ...]:
+            """Tokens and their log-probabilities [B, k, T] of the chosen candidates."""
+            origins = _take_beams(parents, chosen)
+            return tuple(
+                jax.lax.dynamic_update_slice(
+                    _take_beams(old, origins), _take_beams(new, chosen)[:, :, None], (0, 0, length)
+                )
+                for old, new in ((state.tokens, tokens), (state.log_probs, log_probs))
+            )
 
-    return _State(
-        cache=state.cache.reorder(_take_beams(parents, chosen)),
-        length=length,
-        tokens=running_tokens,
-        log_probs=running_log_probs,
-        scores=scores,
-        pool=pool,
-        full=full,
-        improvable=improvable,
-        done=state.done | ~improvable | (full & stops_when_full),
-    )
+        scores, chosen = top_k(candidates + jnp.where(ended, NEVER, 0.0), beams)
+        running_tokens, running_log_probs = extended(chosen)
+
+        finishing = candidates.shape[1] if self.rules.any_may_finish else beams
+        first = jnp.broadcast_to(jnp.arange(finishing), (len(candidates), finishing))
+        finished_tokens, finished_log_probs = extended(first)
+        new = _Pool(
+            tokens=finished_tokens,
+            scores=candidates[:, :finishing],
+            lengths=jnp.full(first.shape, length + 1),
+            log_probs=finished_log_probs,
+            stopped=ended[:, :finishing],
+        )
+        pool = self._enter(state, new, length)
+        led = state.led | ended[:, 0]
+        finished = jnp.sum(pool.lengths > self.limits.prompt, axis=1)
+        standing = Standing(
+            best=scores[:, 0],
+            worst=pool.scores[:, -1],
+            full=finished == beams,
+            finished=finished,
+            led=led,
+            weights=self.weights,
+            length=length + 1 - self.limits.prompt,
+            longest=self.limits.maximum - self.limits.prompt,
+        )
+        done = state.done | self.rules.settled(self.config, standing)
+        after = _Beams(running_tokens, running_log_probs, scores, pool, led, done)
+        return after, _take_beams(parents, chosen)
+
+    def result(self, state: _Beams, length: Int[Array, ""]) -> _Pool:
+        """The pool; for a row in which nothing finished, where the rules allow that, its beams."""
+        if self.rules.keeps_unfinished:
+            return state.pool
+        unfinished = _Pool(
+            tokens=state.tokens,
+            scores=state.scores,
+            lengths=jnp.full_like(state.pool.lengths, length),
+            log_probs=state.log_probs,
+            stopped=jnp.zeros_like(state.pool.stopped),
+        )
+        nothing = jnp.all(state.pool.lengths == self.limits.prompt, axis=1)
+        return jax.tree.map(
+            lambda a, b: jnp.where(nothing.reshape(-1, *[1] * (a.ndim - 1)), a, b), unfinished, state.pool
+        )
+
+    def _log_probs(
+        self, state: _Beams, logits: Float[Array, "B K V"], length: Int[Array, ""]
+    ) -> Float[Array, "B K V"]:
+        def processed(scores: Array) -> Array:
+            return process(
+                scores,
+                state.tokens,
+                length,
+                config=self.config,
+                limits=self.limits,
+                prompt_mask=self.prompt_mask,
+            )
+
+        logits = logits.astype(jnp.float32)
+        if self.rules.normalizes:
+            log_probs = jax.nn.log_softmax(processed(logits))
+            return jnp.where(jnp.isnan(log_probs), -jnp.inf, log_probs)  # where no token is allowed
+        log_probs = processed(jax.nn.log_softmax(logits))
+        if self.rules.must_end:
+            vocabulary = jnp.arange(logits.shape[-1])
+            stops = jnp.isin(vocabulary, jnp.asarray(self.config.stop_ids))
+            pads = (vocabulary == self.config.filler) & ~stops
+            forbidden = pads | (~stops & (length == self.limits.maximum - 1))
+            log_probs = jnp.where(forbidden, -jnp.inf, log_probs)
+        return log_probs
+
+    def _enter(self, state: _Beams, new: _Pool, length: Int[Array, ""]) -> _Pool:
+        """The best of the old pool and of what finishes now; `new.scores` are sums still."""
+        size = state.pool.scores.shape[1]
+        enters = new.stopped & ~state.done[:, None]
+        if self.rules.keeps_unfinished:
+            enters |= (length + 1 >= self.limits.maximum) & ~state.done[:, None]
+        if not self.rules.counts_dead:
+            enters &= new.scores > NEVER / 2
+        if self.rules.first_come:
+            finished = jnp.sum(state.pool.lengths > self.limits.prompt, axis=1, keepdims=True)
+            enters &= finished + jnp.cumsum(enters, axis=1) <= size
+        generated = length + 1 - self.limits.prompt
+        weight = self.weights[generated]
+        if not self.rules.counts_eos:
+            weight = jnp.where(new.stopped, self.weights[generated - 1], weight)
+        scores = new.scores * weight
+        if not self.rules.counts_eos:
+            scores = jnp.where(jnp.isinf(weight), NEVER / 2, scores)
+        new = new._replace(scores=jnp.where(enters, scores, -jnp.inf))
+        merged = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), state.pool, new)
+        _, best = top_k(merged.scores, size)
+        return jax.tree.map(lambda leaf: _take_beams(leaf, best), merged)
 
 
 def _width(config: GenerationConfig) -> int:

@@ -12,6 +12,7 @@ ONE_ID = ("pad_token_id", "bos_token_id", "decoder_start_token_id", "forced_bos_
 SEVERAL_IDS = ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
 LENGTHS = ("max_length", "max_new_tokens", "min_length", "min_new_tokens")
 NUMBERS = (*LENGTHS, "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+RuleSet = Literal["transformers", "t5x", "fairseq", "ctranslate2"]
 
 
 class Limits(NamedTuple):
@@ -86,6 +87,8 @@ class GenerationConfig:
       suppress_tokens: ids that are impossible. Kept as a tuple.
       begin_suppress_tokens: ids impossible as the first new token (the one after `forced_bos_token_id`, where that is
         forced). Kept as a tuple.
+      rules: whose rules beam search follows: "transformers", "t5x", "fairseq" or "ctranslate2"; what differs is in
+        `vitjax.decoding.rules`. `early_stopping` belongs to transformers alone.
       cache_dtype: what keys and values are kept in: "float32", "bfloat16", "int8" (a scale for each head's vector), or
         None: the dtype of the model's arithmetic. Only tokens of "float32" and None are exact.
     """
@@ -117,6 +120,7 @@ class GenerationConfig:
     bad_words_ids: Sequence[Sequence[int]] | None = None
     suppress_tokens: Sequence[int] | None = None
     begin_suppress_tokens: Sequence[int] | None = None
+    rules: RuleSet = "transformers"
     cache_dtype: CacheDtype | None = None
 
     def __post_init__(self) -> None:
@@ -148,6 +152,19 @@ class GenerationConfig:
             raise ValueError(
                 f"cache_dtype={self.cache_dtype!r}: expected one of {', '.join(get_args(CacheDtype))}, or None"
             )
+        if self.rules not in get_args(RuleSet):
+            raise ValueError(f"rules={self.rules!r}: expected one of {', '.join(get_args(RuleSet))}")
+        if self.rules != "transformers" and self.early_stopping is not False:
+            raise ValueError(
+                f"early_stopping={self.early_stopping!r} is a rule of transformers, and rules={self.rules!r} has its "
+                "own way to stop: leave one of them out"
+            )
+        if self.rules != "transformers" and self.do_sample:
+            raise ValueError(
+                f"rules={self.rules!r} are rules of beam search: leave them out, or do_sample=True"
+            )
+        if self.rules == "fairseq" and not self.stop_ids:
+            raise ValueError("rules='fairseq' ends every sequence with EOS: set eos_token_id")
         if not isfinite(self.length_penalty):
             raise ValueError(
                 f"length_penalty={self.length_penalty}: expected a finite number (0 switches it off)"
@@ -213,6 +230,11 @@ class GenerationConfig:
             raise ValueError(
                 f"the minimum length {minimum} is above the maximum length {maximum} (both count the decoder prompt of "
                 f"{prompt_length} tokens): lower min_length or min_new_tokens"
+            )
+        if self.rules == "fairseq" and minimum == maximum:
+            raise ValueError(
+                f"the minimum length {minimum} leaves no room for EOS, with which rules='fairseq' ends every sequence: "
+                "lower min_length or min_new_tokens"
             )
         return Limits(prompt_length, maximum, 0, minimum, maximum)
 

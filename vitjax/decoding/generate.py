@@ -207,6 +207,6 @@ def _search(
 ) -> Sequences:
     prompt = start_tokens(prompt, encoded, config)
     require_key(config, key)
-    if config.num_beams > 1:
+    if config.num_beams > 1 or config.rules != "transformers":
         return beam_search(model, encoded, prompt, prompt_mask, config=config, **options)
     return sample(model, encoded, prompt, prompt_mask, config=config, key=key, warpers=warpers, **options)
