@@ -41,6 +41,9 @@ class StateCache(NamedTuple):
     def reorder(self, parents: jax.Array) -> Self:
         return self._replace(state=jnp.take_along_axis(self.state, parents, axis=1))
 
+    def grow(self, max_length):
+        return self
+
 
 class _Table(nnx.Module):
     max_source_length = None
@@ -68,7 +71,7 @@ class StateDecoder(_Table):
             state = read if prompt_mask is None else jnp.where(prompt_mask[:, t, None], read, state)
         return self.table[...][state[:, 0]], StateCache(state, cache.position + prompt.shape[1])
 
-    def step(self, cache, tokens, *, read_length=None):
+    def step(self, cache, tokens):
         state = next_state(cache.state, tokens)
         return self.table[...][state], StateCache(state, cache.position + 1)
 
@@ -85,9 +88,17 @@ class SlotCache(NamedTuple):
     def reorder(self, parents: jax.Array) -> Self:
         return self._replace(ancestors=jnp.take_along_axis(self.ancestors, parents[:, :, None], axis=1))
 
+    def grow(self, max_length: int) -> Self:
+        more = ((0, 0), (0, 0), (0, max_length - self.valid.shape[1]))
+        return self._replace(
+            slots=jnp.pad(self.slots, more, constant_values=10**6),
+            ancestors=jnp.pad(self.ancestors, more),
+            valid=jnp.pad(self.valid, more[1:], constant_values=True),
+        )
+
 
 class SlotDecoder(_Table):
-    """Reads its whole history again at every step, through the ancestors, and never beyond `read_length`."""
+    """Reads its whole history again at every step, through the ancestors."""
 
     def init_cache(self, encoded, *, num_beams, max_length, dtype=None):
         batch = encoded.start.shape[0]
@@ -105,9 +116,9 @@ class SlotDecoder(_Table):
         cache = cache._replace(
             slots=cache.slots.at[:, 0, :length].set(prompt), valid=valid, position=cache.position + length
         )
-        return self._read(cache, length)[:, 0], cache
+        return self._read(cache)[:, 0], cache
 
-    def step(self, cache, tokens, *, read_length=None):
+    def step(self, cache, tokens):
         batch, beams, _ = cache.slots.shape
         own = jnp.broadcast_to(jnp.arange(beams, dtype=jnp.int32)[None, :, None], (batch, beams, 1))
         at = (0, 0, cache.position)
@@ -116,10 +127,10 @@ class SlotDecoder(_Table):
             ancestors=jax.lax.dynamic_update_slice(cache.ancestors, own, at),
             position=cache.position + 1,
         )
-        return self._read(cache, read_length), cache
+        return self._read(cache), cache
 
-    def _read(self, cache, read_length):
-        history = jnp.take_along_axis(cache.slots, cache.ancestors, axis=1)[:, :, :read_length]  # [B, K, R]
+    def _read(self, cache):
+        history = jnp.take_along_axis(cache.slots, cache.ancestors, axis=1)  # [B, K, T]
 
         def read(state, step):
             token, valid, t = step
@@ -128,7 +139,7 @@ class SlotDecoder(_Table):
 
         steps = history.shape[-1]
         start = jnp.broadcast_to(cache.start[:, None], history.shape[:2])
-        inputs = (jnp.moveaxis(history, -1, 0), cache.valid.T[:steps, :, None], jnp.arange(steps))
+        inputs = (jnp.moveaxis(history, -1, 0), cache.valid.T[:, :, None], jnp.arange(steps))
         state, _ = jax.lax.scan(read, start, inputs)
         return self.table[...][state]
 

@@ -113,12 +113,13 @@ def test_start_token_is_a_prompt(kind):
     )
 
 
-class CountingDecoder(StateDecoder):
+class CountingDecoder(SlotDecoder):
     """Tells the host of every step."""
 
-    def step(self, cache, tokens, *, read_length=None):
-        jax.debug.callback(lambda position: STEPS.append((int(position), read_length)), cache.position)
-        return super().step(cache, tokens, read_length=read_length)
+    def step(self, cache, tokens):
+        room = cache.valid.shape[1]
+        jax.debug.callback(lambda position: STEPS.append((int(position), room)), cache.position)
+        return super().step(cache, tokens)
 
 
 STEPS: list[tuple[int, int]] = []
@@ -148,7 +149,7 @@ def test_leaves_as_soon_as_every_row_is_done(beams, stop_at):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_reads_in_chunks_what_is_written(kind, monkeypatch):
+def test_the_cache_grows_in_chunks(kind, monkeypatch):
     monkeypatch.setattr(loop, "CHUNK", 4)
     definition, params, _ = split(CountingDecoder(make_table(3, 11)))
     config = GenerationConfig(max_length=11, num_beams=CONFIGS[kind].num_beams, decoder_start_token_id=1)

@@ -91,6 +91,12 @@ class Uncached(NamedTuple):
     def reorder(self, parents):
         return self._replace(tokens=jnp.take_along_axis(self.tokens, parents[:, :, None], axis=1))
 
+    def grow(self, max_length):
+        more = ((0, 0), (0, 0), (0, max_length - self.mask.shape[1]))
+        return self._replace(
+            tokens=jnp.pad(self.tokens, more), mask=jnp.pad(self.mask, more[1:], constant_values=True)
+        )
+
 
 class WithoutCache:
     """Reads the whole sequence again for every token, with the forward pass of training."""
@@ -121,7 +127,7 @@ class WithoutCache:
         )
         return self._read(cache)[:, 0], cache
 
-    def step(self, cache, tokens, *, read_length=None):
+    def step(self, cache, tokens):
         written = jax.lax.dynamic_update_slice(cache.tokens, tokens[:, :, None], (0, 0, cache.position))
         cache = cache._replace(tokens=written, position=cache.position + 1)
         return self._read(cache), cache

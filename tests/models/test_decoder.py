@@ -64,16 +64,16 @@ def full(parts, arrays, tokens, context=CONTEXT, *, train=False, **kwargs):
     return functional.merge(parts, *arrays)(tokens, context, train=train, **kwargs)
 
 
-@partial(jax.jit, static_argnums=0, static_argnames="num_beams")
-def start(definition, arrays, prompt, mask, *, num_beams):
+@partial(jax.jit, static_argnums=0, static_argnames=("num_beams", "room"))
+def start(definition, arrays, prompt, mask, *, num_beams, room=LENGTH):
     decoder = functional.merge(definition, *arrays)
-    cache = decoder.init_cache(CONTEXT, CONTEXT_MASK, num_beams=num_beams, max_length=LENGTH)
+    cache = decoder.init_cache(CONTEXT, CONTEXT_MASK, num_beams=num_beams, max_length=room)
     return decoder.prefill(cache, prompt, mask)
 
 
-@partial(jax.jit, static_argnums=0, static_argnames="read_length")
-def step(definition, arrays, cache, tokens, parents, *, read_length=None):
-    return functional.merge(definition, *arrays).step(cache.reorder(parents), tokens, read_length=read_length)
+@partial(jax.jit, static_argnums=0)
+def step(definition, arrays, cache, tokens, parents):
+    return functional.merge(definition, *arrays).step(cache.reorder(parents), tokens)
 
 
 def random_tokens(seed: int, *shape: int) -> np.ndarray:
@@ -111,21 +111,27 @@ def teacher_forced(
 
 
 def compare_cached(
-    option: str, seed: int, padding: int, choices: list[list[int]], reads: tuple, beams: int = K
+    option: str,
+    seed: int,
+    padding: int,
+    choices: list[list[int]],
+    rooms: tuple[int, ...] = (LENGTH,) * 5,
+    beams: int = K,
 ):
     definition, *arrays = named(option)
     prompt = random_tokens(seed, B, 3)
     mask = np.ones((B, 3), bool)
     mask[1, :padding] = False
-    logits, cache = start(definition, arrays, jnp.asarray(prompt), jnp.asarray(mask), num_beams=beams)
+    logits, cache = start(
+        definition, arrays, jnp.asarray(prompt), jnp.asarray(mask), num_beams=beams, room=rooms[0]
+    )
     histories = [np.repeat(prompt[:, None], beams, axis=1)]
     said = [np.repeat(np.asarray(logits)[:, None], beams, axis=1)]
     parents = np.zeros((B, beams), np.int32)
-    for n, (choice, read) in enumerate(zip(choices, reads, strict=True)):
+    for n, (choice, room) in enumerate(zip(choices, rooms[1:], strict=True)):
         tokens = random_tokens(seed + 100 + n, B, beams)
-        logits, cache = step(
-            definition, arrays, cache, jnp.asarray(tokens), jnp.asarray(parents), read_length=read
-        )
+        cache = cache.grow(room)
+        logits, cache = step(definition, arrays, cache, jnp.asarray(tokens), jnp.asarray(parents))
         said.append(np.asarray(logits))
         kept = np.stack([histories[-1][b][parents[b]] for b in range(B)])
         histories.append(np.concatenate([kept, tokens[:, :, None]], axis=2))
@@ -143,39 +149,18 @@ steps = st.lists(st.lists(st.integers(0, K - 1), min_size=B * K, max_size=B * K)
 @given(seed=st.integers(0, 99), padding=st.integers(0, 2), choices=steps)
 def test_cached_equals_uncached(option: str, seed: int, padding: int, choices: list[list[int]]) -> None:
     """Beams with tokens and parents of their own, prompts padded on the left, against each whole history."""
-    compare_cached(option, seed, padding, choices, (None,) * 4)
+    compare_cached(option, seed, padding, choices)
 
 
 @settings(max_examples=10)
 @given(seed=st.integers(0, 99), padding=st.integers(0, 2), choices=steps)
-def test_reading_in_chunks(seed: int, padding: int, choices: list[list[int]]) -> None:
-    """Only `read_length` positions are read: 4 while position 3 is written, then 6, then all."""
-    compare_cached("rotary, Llama", seed, padding, choices, (4, 6, 6, LENGTH))
-    compare_cached("relative, T5", seed, padding, choices, (4, 6, 6, LENGTH))
+def test_a_cache_that_grows(seed: int, padding: int, choices: list[list[int]]) -> None:
+    compare_cached("rotary, Llama", seed, padding, choices, (3, 4, 6, 6, LENGTH))
+    compare_cached("relative, T5", seed, padding, choices, (3, 4, 6, 6, LENGTH))
 
 
 def test_one_beam() -> None:
-    compare_cached("learned", 0, 1, [[0] * B * K] * 4, (None,) * 4, beams=1)
-
-
-def test_read_length_is_really_shorter() -> None:
-    """What lies beyond it may be anything."""
-    definition, *arrays = named("learned")
-    _, cache = start(definition, arrays, jnp.asarray(random_tokens(0, B, 3)), None, num_beams=K)
-
-    def spoil(kept):
-        return kept._replace(data=kept.data.at[:, :, :, 4:].set(jnp.nan))
-
-    spoiled = cache.replace(
-        layers=tuple(
-            layer.replace(self_key=spoil(layer.self_key), self_value=spoil(layer.self_value))
-            for layer in cache.layers
-        )
-    )
-    tokens, parents = jnp.asarray(random_tokens(1, B, K)), jnp.zeros((B, K), jnp.int32)
-    short, _ = step(definition, arrays, spoiled, tokens, parents, read_length=4)
-    long, _ = step(definition, arrays, cache, tokens, parents)
-    np.testing.assert_allclose(short, long, rtol=1e-5, atol=1e-6)
+    compare_cached("learned", 0, 1, [[0] * B * K] * 4, beams=1)
 
 
 def test_reorder_matters() -> None:

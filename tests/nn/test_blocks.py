@@ -13,7 +13,7 @@ from tests.nn.trees import gradients_match, normal, parts
 from vitjax.nn import functional
 from vitjax.nn.attention import causal_mask, padding_mask
 from vitjax.nn.blocks import DecoderBlock, EncoderBlock, TransformerConfig
-from vitjax.nn.cache import DecoderCache
+from vitjax.nn.cache import DecoderCache, write
 from vitjax.nn.positions import rotary
 
 B, T, S, D, E = 2, 3, 4, 8, 6
@@ -205,14 +205,13 @@ def test_extend_equals_the_whole_sequence(position: str) -> None:
     for start, length in ((0, 2), (2, 1)):
         cache = cache.claim(2, length)
         out, layer = block.extend(
-            x[:, :, start : start + length],
+            x[:, :, start : start + length].reshape(B, 2 * length, D),
             layer,
-            position=cache.position,
-            ancestors=cache.ancestors,
-            visible=cache.visible(length, T),
+            put=partial(write, position=cache.position, length=length, num_beams=2),
+            visible=cache.visible(2, length),
             context_mask=MASK,
         )
-        cache, pieces = cache.advance(length), [*pieces, out]
+        cache, pieces = cache.advance(length), [*pieces, out.reshape(B, 2, length, D)]
     for beam in range(2):
         want = run(
             definition, params, {}, x[:, beam], context, mask=causal_mask(T), context_mask=padding_mask(MASK)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.nn.trees import normal
-from vitjax.nn.cache import DecoderCache, keep, read_through, recall, write
+from vitjax.nn.cache import DecoderCache, keep, recall, write
 
 B, K, S, H, C, T = 2, 3, 4, 2, 5, 6
 
@@ -24,7 +24,7 @@ def test_create(dtype: str) -> None:
     cache = create(dtype=dtype)
     assert len(cache.layers) == 2
     for layer in cache.layers:
-        assert layer.self_key.data.shape == layer.self_value.data.shape == (B, K, H, T, C)
+        assert layer.self_key.data.shape == layer.self_value.data.shape == (B, H, T * K, C)
         assert layer.cross_key.data.shape == (B, H, S, C)  # never tiled by beam
         assert {leaf.dtype for leaf in jax.tree.leaves(layer)} == {jnp.dtype(dtype)}
     assert cache.ancestors.shape == (B, K, T) and cache.valid.shape == (B, T)
@@ -57,9 +57,10 @@ def test_positions_and_visible_with_left_padding() -> None:
     cache = cache.replace(valid=cache.valid.at[1, :2].set(False))
     np.testing.assert_array_equal(cache.positions(4), [[0, 1, 2, 3], [0, 0, 0, 1]])
     np.testing.assert_array_equal(cache.advance(4).positions(1), [[4], [2]])
-    visible = np.asarray(cache.advance(3).visible(2, 5))
-    np.testing.assert_array_equal(visible[0], [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])
-    np.testing.assert_array_equal(visible[1], [[0, 0, 1, 1, 0], [0, 0, 1, 1, 1]])
+    visible = np.asarray(cache.advance(3).visible(1, 2)).reshape(B, 2, T, K)
+    assert not visible[..., 1:].any()  # all was written by slot 0
+    np.testing.assert_array_equal(visible[0, :, :, 0], [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0]])
+    np.testing.assert_array_equal(visible[1, :, :, 0], [[0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0]])
 
 
 @given(
@@ -67,28 +68,50 @@ def test_positions_and_visible_with_left_padding() -> None:
 )
 def test_reading_through_ancestors_equals_copying_histories(beams: int, steps: list[list[int]]) -> None:
     """Beams that copy their parent's whole history at each step, against slots that stay where they are."""
-    cache, buffer = create(beams), keep(jnp.zeros((B, beams, H, T, C)), None)
-    histories = np.zeros((B, beams, H, 0, C))
+    cache, kept = create(beams), keep(jnp.zeros((B, H, T * beams, C)), None)
+    histories = np.zeros((B, beams, 0, H, C))
     for step, choice in enumerate(steps):
-        new = np.random.default_rng(step).normal(size=(B, beams, H, 1, C)).astype(np.float32)
+        new = np.random.default_rng(step).normal(size=(B, beams, H, C)).astype(np.float32)
         cache = cache.claim(beams, 1)
-        buffer = write(buffer, jnp.asarray(new), cache.position)
+        kept = write(kept, jnp.asarray(new), cache.position, length=1, num_beams=beams)
+        visible = np.asarray(cache.visible(beams, 1))  # [B, K, R]
         cache = cache.advance(1)
-        histories = np.concatenate([histories, new], axis=3)
-        read = read_through(buffer, cache.ancestors[:, :, : step + 1])
-        np.testing.assert_array_equal(read.data, histories)
+        histories = np.concatenate([histories, new[:, :, None]], axis=2)
+        for row in range(B):
+            for beam in range(beams):
+                read = np.asarray(kept.data)[row][:, visible[row, beam]]  # [H, step + 1, C]
+                np.testing.assert_array_equal(np.swapaxes(read, 0, 1), histories[row, beam])
         parents = np.reshape(choice, (2, 4))[:, :beams] % beams
         cache = cache.reorder(jnp.asarray(parents))
         histories = np.stack([histories[b][parents[b]] for b in range(B)])
 
 
-def test_write_of_one_slot_leaves_the_others() -> None:
-    buffer = normal(B, K, H, T, C)
-    new = normal(B, 1, H, 2, C, seed=1)
-    got = np.array(write(keep(buffer, None), new, jnp.int32(3)).data)
-    np.testing.assert_array_equal(got[:, :1, :, 3:5], new)
-    got[:, :1, :, 3:5] = buffer[:, :1, :, 3:5]
-    np.testing.assert_array_equal(got, buffer)
+@pytest.mark.parametrize("slots", [1, K])
+def test_write(slots: int) -> None:
+    """Cell t*K + k holds what slot k wrote at position t."""
+    old, new = normal(B, H, T * K, C), normal(B, slots * 2, H, C, seed=1)
+    got = np.asarray(write(keep(old, None), new, jnp.int32(3), length=2, num_beams=K).data)
+    slot_major = np.asarray(got).reshape(B, H, T, K, C)
+    np.testing.assert_array_equal(
+        slot_major[:, :, 3:5, :slots].transpose(0, 3, 2, 1, 4).reshape(B, slots * 2, H, C), new
+    )
+    np.testing.assert_array_equal(slot_major[:, :, :3], np.asarray(old).reshape(B, H, T, K, C)[:, :, :3])
+
+
+def test_grow() -> None:
+    cache = create().claim(K, 2).advance(2)
+    layer = cache.layers[0]
+    cache = cache.replace(
+        layers=(layer.replace(self_key=keep(normal(B, H, T * K, C), None)), cache.layers[1])
+    )
+    larger = cache.grow(T + 2)
+    assert larger.ancestors.shape == (B, K, T + 2) and larger.valid.shape == (B, T + 2)
+    assert larger.valid.all() and larger.position == 2
+    grown = larger.layers[0].self_key.data
+    np.testing.assert_array_equal(grown[:, :, : T * K], cache.layers[0].self_key.data)
+    assert grown.shape == (B, H, (T + 2) * K, C) and not grown[:, :, T * K :].any()
+    assert larger.layers[0].cross_key is cache.layers[0].cross_key
+    assert all(a is b for a, b in zip(jax.tree.leaves(cache.grow(T)), jax.tree.leaves(cache), strict=True))
 
 
 @given(st.integers(0, 100))
@@ -103,14 +126,12 @@ def test_int8_is_off_by_half_a_step_of_its_vector(seed: int) -> None:
     assert not recall(keep(jnp.zeros((1, C)), "int8"), jnp.float32).any()
 
 
-def test_int8_is_written_and_read_with_its_scales() -> None:
-    vectors = normal(B, K, H, 1, C)
-    buffer = write(keep(jnp.zeros((B, K, H, T, C)), "int8"), vectors, jnp.int32(2))
-    parents = jnp.asarray([[2, 0, 0], [1, 1, 2]])
-    read = recall(read_through(buffer, jnp.repeat(parents[:, :, None], 4, axis=2)), jnp.float32)
-    expected = recall(keep(vectors, "int8"), jnp.float32)[np.arange(B)[:, None], parents]
-    np.testing.assert_array_equal(read[:, :, :, 2:3], expected)
-    np.testing.assert_array_equal(read[:, :, :, 3], 0)
+def test_int8_is_written_with_its_scales() -> None:
+    vectors = normal(B, K, H, C)
+    kept = write(keep(jnp.zeros((B, H, T * K, C)), "int8"), vectors, jnp.int32(2), length=1, num_beams=K)
+    read = recall(kept, jnp.float32)[:, :, 2 * K : 3 * K]
+    np.testing.assert_array_equal(np.swapaxes(read, 1, 2), recall(keep(vectors, "int8"), jnp.float32))
+    assert not recall(kept, jnp.float32)[:, :, 3 * K :].any()
 
 
 def test_a_cache_is_a_pytree() -> None:

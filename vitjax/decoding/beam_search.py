@@ -91,11 +91,11 @@ def beam_search(
     )
     model = model.prepared()
 
-    def advance(state: _State, read_length: int) -> _State:
+    def advance(state: _State) -> _State:
         last = jax.lax.dynamic_slice_in_dim(state.beams.tokens, state.length - 1, 1, axis=2)[
             :, :, 0
         ]  # [B, K]
-        logits, cache = model.step(state.cache, last, read_length=read_length)
+        logits, cache = model.step(state.cache, last)
         return choose(state._replace(cache=cache), logits)
 
     def choose(state: _State, logits: Float[Array, "B K V"]) -> _State:
@@ -103,7 +103,7 @@ def beam_search(
         return _State(cache=state.cache.reorder(parents), length=state.length + 1, beams=beams)
 
     cache = model.init_cache(
-        encoded, num_beams=config.num_beams, max_length=limits.size, dtype=config.cache_dtype
+        encoded, num_beams=config.num_beams, max_length=loop.first_room(limits), dtype=config.cache_dtype
     )
     logits, cache = model.prefill(cache, prompt, prompt_mask)
     if logits.shape[-1] < _width(config):

@@ -1,7 +1,7 @@
-"""The loop over tokens: it leaves when every row is done and reads no more of the cache than is written."""
+"""The loop over tokens: it leaves when every row is done and has a cache no longer than needed."""
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,11 @@ MAX_CHUNKS = (
 
 @runtime_checkable
 class LoopState(Protocol):
-    """What the loop looks at."""
+    """What the loop looks at: a NamedTuple with these fields among others."""
+
+    @property
+    def cache(self) -> Any:
+        """The decoder's cache."""
 
     @property
     def length(self) -> Int[Array, ""]:
@@ -31,27 +35,35 @@ class LoopState(Protocol):
 State = TypeVar("State", bound=LoopState)
 
 
-def read_lengths(prompt_length: int, max_length: int) -> tuple[int, ...]:
-    """How much of the cache the loop's parts read, one part after the other; () if the prompt's logits suffice.
+def rooms(limits: Limits) -> tuple[int, ...]:
+    """Positions that the cache has room for in each part of the loop; () if the prompt's logits suffice.
 
-    A step reads all tokens but the one it chooses, so the longest read is `max_length - 1`.
+    A step reads all tokens but the one it chooses, so the last part has room for `limits.size - 1` at least.
     """
-    if prompt_length + 1 >= max_length:
+    prompt, size = limits.prompt, limits.size
+    if prompt + 1 >= size:
         return ()
-    chunk = CHUNK * -(-max_length // (CHUNK * MAX_CHUNKS))
-    first = chunk * (prompt_length // chunk + 1)
-    return tuple(min(end, max_length) for end in range(first, max_length - 1 + chunk, chunk))
+    chunk = CHUNK * -(-size // (CHUNK * MAX_CHUNKS))
+    first = chunk * (prompt // chunk + 1)
+    return tuple(min(end, size) for end in range(first, size - 1 + chunk, chunk))
 
 
-def run(advance: Callable[[State, int], State], state: State, limits: Limits) -> State:
-    """Call `advance(state, read_length)` until `state.length` is `limits.maximum` or all rows are done."""
-    for read_length in read_lengths(limits.prompt, limits.size):
+def first_room(limits: Limits) -> int:
+    """Positions that the cache has to begin with."""
+    return next(iter(rooms(limits)), limits.prompt)
 
-        def unfinished(state: State, end: int = read_length) -> Bool[Array, ""]:
-            return (state.length <= end) & (state.length < limits.maximum) & ~jnp.all(state.done)
 
-        def body(state: State, read_length: int = read_length) -> State:
-            return advance(state, read_length)
+def run(advance: Callable[[State], State], state: State, limits: Limits, *, grows: bool = True) -> State:
+    """Call `advance(state)` until `state.length` is `limits.maximum` or all rows are done.
 
-        state = jax.lax.while_loop(unfinished, body, state)
+    The cache grows between the loop's parts, so that a step reads little more than what is written. With `grows` False
+    it has room for everything already, and the loop is one.
+    """
+    for room in rooms(limits) if grows else (limits.size,):
+
+        def unfinished(state: State, room: int = room) -> Bool[Array, ""]:
+            return (state.length <= room) & (state.length < limits.maximum) & ~jnp.all(state.done)
+
+        grown = state._replace(cache=state.cache.grow(room))  # type: ignore[attr-defined]
+        state = jax.lax.while_loop(unfinished, advance, grown)
     return state

@@ -16,6 +16,10 @@ class Cache(Protocol):
         """Let beam k continue what beam `parents[b, k]` was."""
         ...
 
+    def grow(self, max_length: int) -> "Cache":
+        """Make room for `max_length` positions."""
+        ...
+
 
 @runtime_checkable
 class SequenceModel(Protocol):
@@ -36,7 +40,7 @@ class SequenceModel(Protocol):
         ...
 
     def init_cache(self, encoded: Any, *, num_beams: int, max_length: int, dtype: Any = None) -> Any:
-        """An empty cache for sequences of at most `max_length` tokens, prompt included, kept in `dtype`."""
+        """An empty cache with room for `max_length` tokens, prompt included, kept in `dtype`."""
         ...
 
     def prefill(
@@ -45,8 +49,6 @@ class SequenceModel(Protocol):
         """Read a prompt shared by a row's beams (padded on the left); logits of the token after it."""
         ...
 
-    def step(
-        self, cache: Any, tokens: Int[Array, "B K"], *, read_length: int | None = None
-    ) -> tuple[Float[Array, "B K V"], Any]:
-        """Read one token for each beam; logits of the next. Only positions below `read_length` have been written."""
+    def step(self, cache: Any, tokens: Int[Array, "B K"]) -> tuple[Float[Array, "B K V"], Any]:
+        """Read one token for each beam; logits of the next."""
         ...

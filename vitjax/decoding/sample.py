@@ -123,7 +123,10 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes K sequences a row; what stays the same while it does. `keys` is None where nothing is drawn."""
+    """Writes K sequences a row; what stays the same while it does.
+
+    `keys` is None where nothing is drawn. With `grows` False the state has one shape from beginning to end.
+    """
 
     model: Any
     config: GenerationConfig
@@ -131,12 +134,14 @@ class Writer:
     warpers: Warpers
     keys: Any
     prompt_mask: Any
+    grows: bool = True
 
     def start(self, encoded: Any, prompt: Array, rows: Array | None) -> State:
         """Read the prompt and choose the first token; `rows` and later ones only fill the batch up."""
         batch, slots, size = prompt.shape[0], self.config.num_slots, self.limits.size
+        room = loop.first_room(self.limits) if self.grows else size
         dtype = self.config.cache_dtype
-        cache = self.model.init_cache(encoded, num_beams=slots, max_length=size, dtype=dtype)
+        cache = self.model.init_cache(encoded, num_beams=slots, max_length=room, dtype=dtype)
         logits, cache = self.model.prefill(cache, prompt, self.prompt_mask)
         blank = jnp.full((batch, slots, size), self.config.filler, jnp.int32)
         filling = jnp.arange(batch) >= (batch if rows is None else rows)
@@ -152,12 +157,12 @@ class Writer:
 
     def run(self, state: State, length: Any) -> State:
         """Write on until sequences have this length or all have ended."""
-        return loop.run(self.advance, state, self.limits._replace(maximum=length))
+        return loop.run(self.advance, state, self.limits._replace(maximum=length), grows=self.grows)
 
-    def advance(self, state: State, read_length: int) -> State:
+    def advance(self, state: State) -> State:
         """Write one more token."""
         last = jax.lax.dynamic_slice_in_dim(state.tokens, state.length - 1, 1, axis=2)[:, :, 0]  # [B, K]
-        logits, cache = self.model.step(state.cache, last, read_length=read_length)
+        logits, cache = self.model.step(state.cache, last)
         return self._choose(state._replace(cache=cache), logits)
 
     def finish(self, state: State) -> Sequences:

@@ -92,7 +92,7 @@ class _Session(NamedTuple):
         model = nnx.merge(self.definition, self.state)
         keys = None if self.key is None else row_keys(self.key, self.prompt.shape[0], config.num_slots)
         limits = limits_of(self.prompt, size, self.numbers)
-        return Writer(model, config, limits, self.warpers, keys, self.prompt_mask)
+        return Writer(model, config, limits, self.warpers, keys, self.prompt_mask, grows=False)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

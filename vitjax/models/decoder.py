@@ -1,6 +1,7 @@
 """The masked Transformer decoder: all positions at once in training, one at a time in generation."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.nn.attention import causal_mask, padding_mask
 from vitjax.nn.blocks import DecoderBlock, TransformerConfig
-from vitjax.nn.cache import CacheDtype, DecoderCache
+from vitjax.nn.cache import CacheDtype, DecoderCache, write
 from vitjax.nn.embeddings import Combination, PositionKind, SequenceEmbedding
 from vitjax.nn.norms import make_norm
 from vitjax.nn.positions import RelativeBias, Rotation, rotary
@@ -159,7 +160,7 @@ class TransformerDecoder(nnx.Module):
         max_length: int,
         dtype: CacheDtype | None = None,
     ) -> DecoderCache:
-        """An empty cache for `num_beams` beams a row and `max_length` positions, the prompt included.
+        """An empty cache for `num_beams` beams a row, with room for `max_length` positions, the prompt included.
 
         Args:
           dtype: what keys and values are kept in; None is the dtype of the arithmetic.
@@ -176,36 +177,39 @@ class TransformerDecoder(nnx.Module):
         length = prompt.shape[1]
         if mask is not None:
             cache = replace(cache, valid=cache.valid.at[:, :length].set(mask))
-        logits, cache = self._extend(cache, prompt[:, None], read_length=length)
+        logits, cache = self._extend(cache, prompt[:, None])
         return logits[:, 0], cache
 
     def step(
-        self, cache: DecoderCache, tokens: Int[Array, "B K"], *, read_length: int | None = None
+        self, cache: DecoderCache, tokens: Int[Array, "B K"]
     ) -> tuple[Float[Array, "B K V"], DecoderCache]:
-        """Append one token to each beam; logits of the next. Only positions below `read_length` are read."""
-        return self._extend(cache, tokens[:, :, None], read_length=read_length or cache.valid.shape[1])
+        """Append one token to each beam; logits of the next."""
+        return self._extend(cache, tokens[:, :, None])
 
     def _extend(
-        self, cache: DecoderCache, tokens: Int[Array, "B k T"], *, read_length: int
+        self, cache: DecoderCache, tokens: Int[Array, "B k T"]
     ) -> tuple[Float[Array, "B k V"], DecoderCache]:
-        batch, beams, length = tokens.shape
-        positions = jnp.repeat(cache.positions(length), beams, axis=0)  # [Bk, T]
-        cache = cache.claim(beams, length)
-        x = self.embedding(tokens.reshape(batch * beams, length), positions)
-        x = x.reshape(batch, beams, length, -1)
+        batch, slots, length = tokens.shape
+        _, beams, room = cache.ancestors.shape
+        positions = jnp.tile(cache.positions(length), (1, slots))  # [B, kT]
+        cache = cache.claim(slots, length)
+        rows = (batch * slots, length)
+        x = self.embedding(tokens.reshape(rows), positions.reshape(rows))
+        bias = self._bias(cache.position + jnp.arange(length), jnp.arange(room))
         options: dict[str, Any] = dict(
-            position=cache.position,
-            ancestors=cache.ancestors[:, :beams, :read_length],
-            visible=cache.visible(length, read_length),
+            put=partial(write, position=cache.position, length=length, num_beams=beams),
+            visible=cache.visible(slots, length),
             context_mask=cache.context_mask,
-            bias=self._bias(cache.position + jnp.arange(length), jnp.arange(read_length)),
+            bias=None if bias is None else jnp.repeat(jnp.tile(bias, (1, 1, slots, 1)), beams, axis=3),
             rotation=self._rotation(positions),
         )
+        x = x.reshape(batch, slots * length, -1)
         written = []
         for block, layer in zip(self._layers(), cache.layers, strict=True):
             x, layer = block.extend(x, layer, **options)
             written.append(layer)
-        return self._logits(x[:, :, -1], train=False), replace(cache, layers=tuple(written)).advance(length)
+        x = x.reshape(batch, slots, length, -1)[:, :, -1]
+        return self._logits(x, train=False), replace(cache, layers=tuple(written)).advance(length)
 
     def _parallel_places(self, asked: int) -> int:
         """Mask tokens of a row predicted in parallel: always as many, since each changes what the others say."""

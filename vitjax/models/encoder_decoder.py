@@ -127,6 +127,6 @@ class EncoderDecoder(nnx.Module):
         return self.decoder.prefill(cache, prompt, prompt_mask)
 
     def step(
-        self, cache: DecoderCache, tokens: Int[Array, "B K"], *, read_length: int | None = None
+        self, cache: DecoderCache, tokens: Int[Array, "B K"]
     ) -> tuple[Float[Array, "B K V"], DecoderCache]:
-        return self.decoder.step(cache, tokens, read_length=read_length)
+        return self.decoder.step(cache, tokens)

@@ -71,6 +71,10 @@ class RecurrentCache(NamedTuple):
         state = jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, parents[:, :, None], axis=1), self.state)
         return self._replace(state=state)
 
+    def grow(self, max_length: int) -> "RecurrentCache":
+        """A state of fixed size has room for everything."""
+        return self
+
 
 class Glimpse(NamedTuple):
     """What one step saw: `vector` [B, K, D], gated, and the `weights` [B, K, S] it was made with."""
@@ -210,9 +214,9 @@ class ShowAttendTell(nnx.Module):
         return logits, cache
 
     def step(
-        self, cache: RecurrentCache, tokens: Int[Array, "B K"], *, read_length: int | None = None
+        self, cache: RecurrentCache, tokens: Int[Array, "B K"]
     ) -> tuple[Float[Array, "B K V"], RecurrentCache]:
-        """Append one token to each beam; logits of the next. `read_length` is of no use to a state of fixed size."""
+        """Append one token to each beam; logits of the next."""
         embedded = self._embed(tokens, train=False)  # [B, K, E]
         state, glimpse = self._advance(cache.context, self.cell.input(embedded), cache.state)
         logits = self._logits(state.hidden, glimpse.vector, embedded, train=False)

@@ -236,15 +236,17 @@ class MultiHeadAttention(nnx.Module):
     ) -> Float[Array, "B T D"]:
         """`attend` in evaluation mode for keys and values as a cache keeps them: heads first.
 
-        A step has few queries, and this order spares it a copy of all keys: XLA on CPU multiplies them where they lie.
+        With heads first XLA on CPU multiplies the few queries of a step with the keys where they lie, and copies none.
         """
         if self.score != "dot":
             key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
             return self.attend(query, key, value, mask=mask, bias=bias, train=False).values
         scale = query.shape[-1] ** -0.5 if self.query_key_scale is None else self.query_key_scale
-        scores = jnp.einsum("bthc,bhsc->bhts", query, key, preferred_element_type=jnp.float32)
+        query = jnp.swapaxes(query, 1, 2)  # [B, H, T, C]
+        scores = jnp.einsum("bhtc,bhsc->bhts", query, key, preferred_element_type=jnp.float32)
         weights = softmax_scores(scores * scale, mask, bias)
-        return self.out(jnp.einsum("bhts,bhsc->bthc", weights.astype(value.dtype), value))
+        values = jnp.einsum("bhts,bhsc->bhtc", weights.astype(value.dtype), value)
+        return self.out(jnp.swapaxes(values, 1, 2))
 
     def __call__(
         self,

@@ -1,14 +1,15 @@
 """Encoder and decoder blocks of every Transformer in vitjax, told apart by configuration only."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from vitjax.nn.attention import MultiHeadAttention, Score, padding_mask
-from vitjax.nn.cache import Kept, LayerCache, read_through, recall, write
+from vitjax.nn.cache import Kept, LayerCache, recall
 from vitjax.nn.feedforward import Activation, FeedForward
 from vitjax.nn.norms import NormKind, make_norm
 from vitjax.nn.positions import Rotation
@@ -233,59 +234,43 @@ class DecoderBlock(nnx.Module):
 
     def extend(
         self,
-        x: Float[Array, "B k T D"],
+        x: Float[Array, "B N D"],
         cache: LayerCache,
         *,
-        position: Int[Array, ""],
-        ancestors: Int[Array, "B k R"],
-        visible: Bool[Array, "B T R"],
+        put: Callable[[Kept, Array], Kept],
+        visible: Bool[Array, "B N R"],
         context_mask: Bool[Array, "B S"] | None,
-        bias: Float[Array, "1 H T R"] | None = None,
+        bias: Float[Array, "1 H N R"] | None = None,
         rotation: Rotation | None = None,
-    ) -> tuple[Float[Array, "B k T D"], LayerCache]:
-        """Continue k beams by T tokens, reading the R positions written so far (these tokens included).
+    ) -> tuple[Float[Array, "B N D"], LayerCache]:
+        """Continue k beams by T tokens, N = k * T, slot by slot, reading the R cells of the cache (theirs included).
 
         Numbers equal those of `__call__` with `train=False` on the whole sequence.
+
+        Args:
+          put: writes their keys or values [B, N, H, C] into the cache.
+          visible: which cells each of them may look at.
         """
-        batch, beams, length, width = x.shape
-        rows = (
-            batch * beams,
-            length,
-        )  # beams are rows of their own for all that knows nothing of the context
-        entered = self.attention_sublayer.enter(x, train=False).reshape(*rows, width)
-        query = self.attention.project_query(entered, rotation)  # [Bk, T, H, C]
+        entered = self.attention_sublayer.enter(x, train=False)
+        query = self.attention.project_query(entered, rotation)
         key, value = self.attention.project_key_value(entered, rotation)
-
-        def slots(vectors: Array) -> Array:  # [Bk, T, H, C] -> [B, k, H, T, C]
-            return jnp.swapaxes(vectors.reshape(batch, beams, *vectors.shape[1:]), 2, 3)
-
-        cache = replace(
-            cache,
-            self_key=write(cache.self_key, slots(key), position),
-            self_value=write(cache.self_value, slots(value), position),
-        )
-
-        def history(kept: Kept) -> Array:  # [B, K, H, T, C] -> [Bk, H, R, C]
-            seen = recall(read_through(kept, ancestors), query.dtype)
-            return seen.reshape(batch * beams, *seen.shape[2:])
-
+        cache = replace(cache, self_key=put(cache.self_key, key), self_value=put(cache.self_value, value))
         branch = self.attention.attend_kept(
             query,
-            history(cache.self_key),
-            history(cache.self_value),
-            mask=jnp.repeat(visible, beams, axis=0)[:, None],  # [Bk, 1, T, R]
+            recall(cache.self_key, query.dtype),
+            recall(cache.self_value, query.dtype),
+            mask=visible[:, None],
             bias=bias,
         )
-        x = self.attention_sublayer.leave(x, branch.reshape(x.shape), train=False)
+        x = self.attention_sublayer.leave(x, branch, train=False)
 
-        entered = self.cross_attention_sublayer.enter(x, train=False).reshape(batch, beams * length, width)
         branch = self.cross_attention.attend_kept(
-            self.cross_attention.project_query(entered),
+            self.cross_attention.project_query(self.cross_attention_sublayer.enter(x, train=False)),
             recall(cache.cross_key, query.dtype),
             recall(cache.cross_value, query.dtype),
             mask=None if context_mask is None else padding_mask(context_mask),
         )
-        x = self.cross_attention_sublayer.leave(x, branch.reshape(x.shape), train=False)
+        x = self.cross_attention_sublayer.leave(x, branch, train=False)
 
         branch = self.feed_forward(self.feed_forward_sublayer.enter(x, train=False), train=False)
         return self.feed_forward_sublayer.leave(x, branch, train=False), cache

@@ -40,9 +40,8 @@ def recall(kept: Kept, dtype: Any) -> Float[Array, "*N C"]:
 class LayerCache:
     """Keys and values of one decoder layer.
 
-    Those of the decoder's own tokens [B, K, H, T, C] have a slot for each beam and are written in place, never moved;
-    those of the context [B, H, S, C] are projected once and shared by all beams. Heads come before positions, so that
-    one head's keys lie together: with [B, S, H, C] a greedy step on CPU took twice as long (benchmarks/NOTES.md).
+    Those of the decoder's own tokens [B, H, T*K, C] are written in place and never moved: cell t*K + k is what slot k
+    wrote at position t. Those of the context [B, H, S, C] are projected once and shared by all beams.
     """
 
     self_key: Kept
@@ -53,7 +52,10 @@ class LayerCache:
 
 @struct.dataclass
 class DecoderCache:
-    """The Transformer decoder's cache.
+    """The Transformer decoder's cache, with room for T positions of K beams.
+
+    A beam reads its history through a mask over all cells of its row. That is K times the arithmetic of a gather, and
+    on CPU less than half its time, since XLA multiplies the keys where they lie (benchmarks/NOTES.md).
 
     Attributes:
       layers: one `LayerCache` a layer.
@@ -82,7 +84,7 @@ class DecoderCache:
     ) -> "DecoderCache":
         """An empty cache around the context's keys and values [B, H, S, C] of each layer; `dtype` None is theirs."""
         batch, heads, _, width = cross[0][0].shape
-        empty = keep(jnp.zeros((batch, num_beams, heads, max_length, width), cross[0][0].dtype), dtype)
+        empty = keep(jnp.zeros((batch, heads, max_length * num_beams, width), cross[0][0].dtype), dtype)
         return cls(
             layers=tuple(
                 LayerCache(empty, empty, keep(key, dtype), keep(value, dtype)) for key, value in cross
@@ -93,19 +95,41 @@ class DecoderCache:
             position=jnp.int32(0),
         )
 
+    def grow(self, max_length: int) -> "DecoderCache":
+        """Make room for `max_length` positions. A loop that grows its cache now and then reads only what is written."""
+        _, beams, length = self.ancestors.shape
+
+        def cells(kept: Kept) -> Kept:
+            return jax.tree.map(lambda a: _pad(a, 2, (max_length - length) * beams), kept)
+
+        return replace(
+            self,
+            layers=tuple(
+                replace(layer, self_key=cells(layer.self_key), self_value=cells(layer.self_value))
+                for layer in self.layers
+            ),
+            ancestors=_pad(self.ancestors, 2, max_length - length),
+            valid=_pad(self.valid, 1, max_length - length, value=True),
+        )
+
     def reorder(self, parents: Int[Array, "B K"]) -> "DecoderCache":
         """Let beam k continue what beam `parents[b, k]` wrote."""
         return replace(self, ancestors=jnp.take_along_axis(self.ancestors, parents[:, :, None], axis=1))
 
-    def positions(self, length: int) -> Int[Array, "B T"]:
+    def positions(self, length: int) -> Int[Array, "B t"]:
         """Places of the next `length` tokens in each row's sequence, left padding not counted."""
         padded = jnp.sum(~self.valid, axis=-1, dtype=jnp.int32)[:, None]
         return jnp.maximum(self.position + jnp.arange(length)[None] - padded, 0)
 
-    def visible(self, length: int, read_length: int) -> Bool[Array, "B T R"]:
-        """Which of the first `read_length` positions each of the next `length` tokens may look at."""
-        causal = jnp.arange(read_length)[None] <= self.position + jnp.arange(length)[:, None]  # [T, R]
-        return causal[None] & self.valid[:, None, :read_length]
+    def visible(self, slots: int, length: int) -> Bool[Array, "B N R"]:
+        """Which of the R = T*K cells each of the next N = slots * length tokens may look at, slot by slot."""
+        batch, beams, room = self.ancestors.shape
+        causal = jnp.arange(room)[None] <= self.position + jnp.arange(length)[:, None]  # [t, T]
+        seen = (causal[None] & self.valid[:, None])[:, None, :, :, None]  # [B, 1, t, T, 1]
+        if beams > 1:
+            own = self.ancestors[:, :slots, :, None] == jnp.arange(beams)  # [B, k, T, K]
+            seen = seen & own[:, :, None]
+        return seen.reshape(batch, slots * length, room * beams)
 
     def claim(self, slots: int, length: int) -> "DecoderCache":
         """Note that the first `slots` beams are about to write `length` positions into their own slots.
@@ -122,22 +146,24 @@ class DecoderCache:
         return replace(self, position=self.position + length)
 
 
-def write(kept: Kept, new: Float[Array, "B k H t C"], position: Int[Array, ""]) -> Kept:
-    """Put `new` into the first k slots of `kept` [B, K, H, T, C] from `position` on."""
+def write(
+    kept: Kept, new: Float[Array, "B N H C"], position: Int[Array, ""], *, length: int, num_beams: int
+) -> Kept:
+    """Put N = k * `length` vectors, slot by slot, into the first k of `num_beams` slots from `position` on."""
+    batch, tokens, heads, width = new.shape
     dtype: Any = "int8" if kept.scale is not None else kept.data.dtype.name
-    return jax.tree.map(
-        lambda old, part: jax.lax.dynamic_update_slice(old, part, (0, 0, 0, position, 0)),
-        kept,
-        keep(new, dtype),
-    )
+    slots = new.reshape(batch, tokens // length, length, heads, width).transpose(
+        0, 3, 2, 1, 4
+    )  # [B, H, t, k, C]
+
+    def put(old: Array, part: Array) -> Array:
+        part = _pad(part, 3, num_beams - part.shape[3]).reshape(batch, heads, length * num_beams, -1)
+        return jax.lax.dynamic_update_slice(old, part, (0, 0, position * num_beams, 0))
+
+    return jax.tree.map(put, kept, keep(slots, dtype))
 
 
-def read_through(kept: Kept, ancestors: Int[Array, "B k R"]) -> Kept:
-    """The first R positions of each beam's history [B, k, H, R, C], wherever its ancestors wrote them.
-
-    One beam is read through its ancestors too, though they are all slot 0: without the copy, XLA on CPU makes four of
-    the whole cache.
-    """
-    _, beams, length = ancestors.shape
-    index = ancestors[:, :, None, :, None]
-    return jax.tree.map(lambda slots: jnp.take_along_axis(slots[:, :beams, :, :length], index, axis=1), kept)
+def _pad(array: Array, axis: int, count: int, value: Any = 0) -> Array:
+    """`count` more entries at the end of an axis."""
+    widths = [(0, count if index == axis else 0) for index in range(array.ndim)]
+    return jnp.pad(array, widths, constant_values=value) if count else array
