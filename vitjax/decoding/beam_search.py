@@ -4,6 +4,7 @@ Each row keeps K running beams and a pool of up to K finished hypotheses. What a
 other rows of its batch.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ class _Pool(NamedTuple):
 
 
 class _Beams(NamedTuple):
-    """K running beams of each row, and what has finished."""
+    """The running beams of each row, or a group of them (K of them here), and what has finished."""
 
     tokens: Int[Array, "B K T"]
     log_probs: Float[Array, "B K T"]
@@ -47,11 +48,11 @@ class _Beams(NamedTuple):
 class _State(NamedTuple):
     cache: Any
     length: Int[Array, ""]
-    beams: _Beams
+    groups: tuple[_Beams, ...]
 
     @property
     def done(self) -> Bool[Array, "B"]:
-        return self.beams.done
+        return functools.reduce(jnp.logical_and, [group.done for group in self.groups])
 
 
 def beam_search(
@@ -92,15 +93,13 @@ def beam_search(
     model = model.prepared()
 
     def advance(state: _State) -> _State:
-        last = jax.lax.dynamic_slice_in_dim(state.beams.tokens, state.length - 1, 1, axis=2)[
-            :, :, 0
-        ]  # [B, K]
-        logits, cache = model.step(state.cache, last)
+        column = [jax.lax.dynamic_slice_in_dim(g.tokens, state.length - 1, 1, axis=2) for g in state.groups]
+        logits, cache = model.step(state.cache, jnp.concatenate(column, axis=1)[:, :, 0])
         return choose(state._replace(cache=cache), logits)
 
     def choose(state: _State, logits: Float[Array, "B K V"]) -> _State:
-        beams, parents = search.choose(state.beams, logits, state.length)
-        return _State(cache=state.cache.reorder(parents), length=state.length + 1, beams=beams)
+        groups, parents = search.choose(state.groups, logits, state.length)
+        return _State(cache=state.cache.reorder(parents), length=state.length + 1, groups=groups)
 
     cache = model.init_cache(
         encoded, num_beams=config.num_beams, max_length=loop.first_room(limits), dtype=config.cache_dtype
@@ -112,12 +111,11 @@ def beam_search(
             f"expected {_width(config)} tokens or more"
         )
     filling = jnp.arange(batch) >= (batch if rows is None else rows)
-    state = _State(cache, jnp.int32(prompt_length), search.start(prompt, filling))
+    groups = (search.start(prompt, filling),) * config.num_beam_groups
+    state = _State(cache, jnp.int32(prompt_length), groups)
     state = choose(state, jnp.broadcast_to(logits[:, None], (batch, config.num_beams, logits.shape[-1])))
     state = loop.run(advance, state, limits)
-    best = jax.tree.map(
-        lambda leaf: leaf[:, : config.num_return_sequences], search.result(state.beams, state.length)
-    )
+    best = search.result(state.groups, state.length)
     return Sequences(
         tokens=best.tokens,
         scores=best.scores,
@@ -139,9 +137,9 @@ class _Search:
     prompt_mask: Bool[Array, "B P"] | None
 
     def start(self, prompt: Int[Array, "B P"], filling: Bool[Array, "B"]) -> _Beams:
-        """All beams at the same prompt, of which only the first may be continued; the filling rows done."""
+        """A group's beams at the same prompt, of which only the first may be continued; the filling rows done."""
         batch, prompt_length = prompt.shape
-        beams = self.config.num_beams
+        beams = self.config.num_beams // self.config.num_beam_groups
         blank = jnp.full((batch, beams, self.limits.size), self.config.filler, jnp.int32)
         blank = blank.at[:, :, :prompt_length].set(prompt[:, None])
         zeros = jnp.zeros(blank.shape, jnp.float32)
@@ -162,14 +160,41 @@ class _Search:
         )
 
     def choose(
-        self, state: _Beams, logits: Float[Array, "B K V"], length: Int[Array, ""]
-    ) -> tuple[_Beams, Int[Array, "B K"]]:
-        """Write column `length`: extend every beam by every token, keep the K best that go on, pool those that ended.
+        self, groups: tuple[_Beams, ...], logits: Float[Array, "B K V"], length: Int[Array, ""]
+    ) -> tuple[tuple[_Beams, ...], Int[Array, "B K"]]:
+        """Write column `length`, one group after the other; also which beam each beam continues.
 
-        Returns the beams and which beam each of them continues.
+        A token that earlier groups have chosen for this column is made unlikelier (Vijayakumar et al. 2016, Diverse
+        Beam Search, with Hamming diversity).
         """
+        penalties = None
+        chosen, parents = [], []
+        for number, group in enumerate(groups):
+            size = group.scores.shape[1]
+            first = number * size
+            after, origins = self._choose(group, logits[:, first : first + size], length, penalties)
+            chosen.append(after)
+            parents.append(first + origins)
+            if number + 1 < len(groups):
+                penalty = jnp.where(group.done, 0.0, self.config.diversity_penalty)
+                last = jax.lax.dynamic_slice_in_dim(after.tokens, length, 1, axis=2)[:, :, 0]
+                if penalties is None:
+                    penalties = jnp.zeros((logits.shape[0], logits.shape[-1]), jnp.float32)
+                penalties = jax.vmap(lambda row, token, value: row.at[token].add(value))(
+                    penalties, last, penalty
+                )
+        return tuple(chosen), jnp.concatenate(parents, axis=1)
+
+    def _choose(
+        self,
+        state: _Beams,
+        logits: Float[Array, "B K V"],
+        length: Int[Array, ""],
+        penalties: Float[Array, "B V"] | None,
+    ) -> tuple[_Beams, Int[Array, "B K"]]:
+        """Extend every beam by every token, keep the K best that go on, let those that ended into the pool."""
         beams, vocabulary = logits.shape[1:]
-        log_probs = self._log_probs(state, logits, length)
+        log_probs = self._log_probs(state, logits, length, penalties)
         totals = (log_probs + state.scores[:, :, None]).reshape(-1, beams * vocabulary)
         # Even if every EOS of the K beams is among them, K candidates remain that go on.
         candidates, index = top_k(totals, _width(self.config) * beams)  # [B, M]
@@ -217,10 +242,18 @@ class _Search:
         after = _Beams(running_tokens, running_log_probs, scores, pool, led, done)
         return after, _take_beams(parents, chosen)
 
-    def result(self, state: _Beams, length: Int[Array, ""]) -> _Pool:
-        """The pool; for a row in which nothing finished, where the rules allow that, its beams."""
-        if self.rules.keeps_unfinished:
-            return state.pool
+    def result(self, groups: tuple[_Beams, ...], length: Int[Array, ""]) -> _Pool:
+        """The best `num_return_sequences` of all groups."""
+        if not self.rules.keeps_unfinished:
+            groups = tuple(self._unfinished_if_nothing_else(group, length) for group in groups)
+        pool = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *(g.pool for g in groups))
+        if len(groups) > 1:
+            _, best = top_k(pool.scores, self.config.num_return_sequences)
+            return jax.tree.map(lambda leaf: _take_beams(leaf, best), pool)
+        return jax.tree.map(lambda leaf: leaf[:, : self.config.num_return_sequences], pool)
+
+    def _unfinished_if_nothing_else(self, state: _Beams, length: Int[Array, ""]) -> _Beams:
+        """The running beams in the place of a pool that is empty."""
         unfinished = _Pool(
             tokens=state.tokens,
             scores=state.scores,
@@ -228,15 +261,22 @@ class _Search:
             log_probs=state.log_probs,
             stopped=jnp.zeros_like(state.pool.stopped),
         )
-        nothing = jnp.all(state.pool.lengths == self.limits.prompt, axis=1)
-        return jax.tree.map(
-            lambda a, b: jnp.where(nothing.reshape(-1, *[1] * (a.ndim - 1)), a, b), unfinished, state.pool
+        empty = jnp.all(state.pool.lengths == self.limits.prompt, axis=1)
+        pool = jax.tree.map(
+            lambda a, b: jnp.where(empty.reshape(-1, *[1] * (a.ndim - 1)), a, b), unfinished, state.pool
         )
+        return state._replace(pool=pool)
 
     def _log_probs(
-        self, state: _Beams, logits: Float[Array, "B K V"], length: Int[Array, ""]
+        self,
+        state: _Beams,
+        logits: Float[Array, "B K V"],
+        length: Int[Array, ""],
+        penalties: Float[Array, "B V"] | None,
     ) -> Float[Array, "B K V"]:
         def processed(scores: Array) -> Array:
+            if penalties is not None:
+                scores = scores - penalties[:, None]
             return process(
                 scores,
                 state.tokens,

@@ -87,6 +87,10 @@ class GenerationConfig:
       suppress_tokens: ids that are impossible. Kept as a tuple.
       begin_suppress_tokens: ids impossible as the first new token (the one after `forced_bos_token_id`, where that is
         forced). Kept as a tuple.
+      num_beam_groups: diverse beam search (Vijayakumar et al. 2016): the beams are searched in this many equal groups,
+        one after the other at each token; the best of all groups are returned.
+      diversity_penalty: with groups, a token's score is lowered by this for each beam of an earlier group that has just
+        chosen it (Hamming diversity, as in transformers 4); scores and `token_log_probs` include it.
       rules: whose rules beam search follows: "transformers", "t5x", "fairseq" or "ctranslate2"; what differs is in
         `vitjax.decoding.rules`. `early_stopping` belongs to transformers alone.
       cache_dtype: what keys and values are kept in: "float32", "bfloat16", "int8" (a scale for each head's vector), or
@@ -120,6 +124,8 @@ class GenerationConfig:
     bad_words_ids: Sequence[Sequence[int]] | None = None
     suppress_tokens: Sequence[int] | None = None
     begin_suppress_tokens: Sequence[int] | None = None
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
     rules: RuleSet = "transformers"
     cache_dtype: CacheDtype | None = None
 
@@ -128,7 +134,7 @@ class GenerationConfig:
             object.__setattr__(self, name, _tuple_of_ids(name, getattr(self, name)))
         words = tuple(_tuple_of_ids("bad_words_ids", word) for word in self.bad_words_ids or ())
         object.__setattr__(self, "bad_words_ids", words)
-        for name in ("num_beams", "num_return_sequences", "max_length", "max_new_tokens"):
+        for name in ("num_beams", "num_beam_groups", "num_return_sequences", "max_length", "max_new_tokens"):
             _at_least(1, name, getattr(self, name))
         for name in ("min_length", "min_new_tokens", "no_repeat_ngram_size", *ONE_ID):
             _at_least(0, name, getattr(self, name))
@@ -152,6 +158,7 @@ class GenerationConfig:
             raise ValueError(
                 f"cache_dtype={self.cache_dtype!r}: expected one of {', '.join(get_args(CacheDtype))}, or None"
             )
+        self._require_groups()
         if self.rules not in get_args(RuleSet):
             raise ValueError(f"rules={self.rules!r}: expected one of {', '.join(get_args(RuleSet))}")
         if self.rules != "transformers" and self.early_stopping is not False:
@@ -237,6 +244,23 @@ class GenerationConfig:
                 "lower min_length or min_new_tokens"
             )
         return Limits(prompt_length, maximum, 0, minimum, maximum)
+
+    def _require_groups(self) -> None:
+        if self.num_beams % self.num_beam_groups:
+            raise ValueError(
+                f"num_beam_groups={self.num_beam_groups} does not divide num_beams={self.num_beams}: groups are equal"
+            )
+        if not (isfinite(self.diversity_penalty) and self.diversity_penalty >= 0):
+            raise ValueError(
+                f"diversity_penalty={self.diversity_penalty}: expected a finite number, 0 or more"
+            )
+        if (self.num_beam_groups > 1) != (self.diversity_penalty > 0):
+            raise ValueError(
+                f"num_beam_groups={self.num_beam_groups} with diversity_penalty={self.diversity_penalty}: several "
+                "groups find the same without a penalty, and a penalty needs several groups; set both or neither"
+            )
+        if self.num_beam_groups > 1 and self.rules != "transformers":
+            raise ValueError(f"num_beam_groups={self.num_beam_groups} goes with rules='transformers' only")
 
     def _require_sampling(self) -> None:
         if self.do_sample and self.num_beams > 1:
