@@ -1,6 +1,5 @@
 """What to generate, in the words of transformers' `GenerationConfig`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Literal, NamedTuple, get_args
@@ -12,6 +11,7 @@ ONE_ID = ("pad_token_id", "bos_token_id", "decoder_start_token_id", "forced_bos_
 SEVERAL_IDS = ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
 LENGTHS = ("max_length", "max_new_tokens", "min_length", "min_new_tokens")
 NUMBERS = (*LENGTHS, "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+Ids = tuple[int, ...] | list[int]
 RuleSet = Literal["transformers", "t5x", "fairseq", "ctranslate2"]
 
 
@@ -48,6 +48,8 @@ class Limits(NamedTuple):
 class GenerationConfig:
     """Options of `generate`. Names, defaults and meaning are those of transformers 5; hashable, so static under `jit`.
 
+    Where a tuple is expected a list will do: it is kept as a tuple.
+
     Attributes:
       max_length: longest sequence, decoder prompt and EOS included.
       max_new_tokens: the same without the prompt; goes before `max_length`. With neither, 20 new tokens.
@@ -72,21 +74,21 @@ class GenerationConfig:
       epsilon_cutoff: keep tokens at least this likely (Hewitt et al. 2022). 0 keeps all.
       eta_cutoff: keep tokens at least as likely as the smaller of it and sqrt(it) * exp(-entropy) (Hewitt et al. 2022).
         0 keeps all.
-      eos_token_id: one id, several, or None; each of them ends a sequence. Kept as a tuple.
+      eos_token_id: one id, several, or None; each of them ends a sequence.
       pad_token_id: fills what lies behind a sequence's end; the first EOS id if None. A pad id of 0 is used as it is
         (transformers' beam search takes 0 for "unset" and fills with EOS).
       bos_token_id: stands in for `decoder_start_token_id`.
       decoder_start_token_id: the decoder prompt where `generate` is given none.
       forced_bos_token_id: the one token possible right after a decoder prompt of one token.
-      forced_eos_token_id: the one token possible at `max_length`; of several, each. Kept as a tuple.
+      forced_eos_token_id: the one token possible at `max_length`; of several, each.
       repetition_penalty: tokens already in a sequence, prompt included (but not its padding), are made unlikelier:
         log-probabilities are multiplied by it, positive logits of greedy decoding divided. Below 1 makes them likelier.
       no_repeat_ngram_size: so many tokens in a row appear at most once in a sequence, prompt (and its padding, as in
         transformers) included; 0 allows all.
       bad_words_ids: sequences of ids that are never completed. One EOS id alone is not forbidden by it.
-      suppress_tokens: ids that are impossible. Kept as a tuple.
+      suppress_tokens: ids that are impossible.
       begin_suppress_tokens: ids impossible as the first new token (the one after `forced_bos_token_id`, where that is
-        forced). Kept as a tuple.
+        forced).
       num_beam_groups: diverse beam search (Vijayakumar et al. 2016): the beams are searched in this many equal groups,
         one after the other at each token; the best of all groups are returned.
       diversity_penalty: with groups, a token's score is lowered by this for each beam of an earlier group that has just
@@ -113,17 +115,17 @@ class GenerationConfig:
     typical_p: float = 1.0
     epsilon_cutoff: float = 0.0
     eta_cutoff: float = 0.0
-    eos_token_id: int | Sequence[int] | None = None
+    eos_token_id: int | Ids | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     decoder_start_token_id: int | None = None
     forced_bos_token_id: int | None = None
-    forced_eos_token_id: int | Sequence[int] | None = None
+    forced_eos_token_id: int | Ids | None = None
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
-    bad_words_ids: Sequence[Sequence[int]] | None = None
-    suppress_tokens: Sequence[int] | None = None
-    begin_suppress_tokens: Sequence[int] | None = None
+    bad_words_ids: tuple[Ids, ...] | list[list[int]] | None = None
+    suppress_tokens: Ids | None = None
+    begin_suppress_tokens: Ids | None = None
     num_beam_groups: int = 1
     diversity_penalty: float = 0.0
     rules: RuleSet = "transformers"
