@@ -240,6 +240,45 @@ def test_a_prompt_is_gone_on_from(runs):
     close(out.attention[:, 0, 1:], shorter.attention[:, 0])
 
 
+@pytest.mark.parametrize("name", ["transcriber", "reader"])
+def test_streamed_is_generated(runs, name):
+    model = vitjax.load(runs(name).directory)
+    source = np.asarray(runs(name).batch["image"])
+    whole = model.generate(source, max_length=8).text()
+    pieces = list(model.stream(source, max_length=8, chunk_size=3))
+    assert [
+        ["".join(texts) for texts in zip(*row, strict=True)] for row in zip(*pieces, strict=True)
+    ] == whole
+    with pytest.raises(ValueError, match="beam search may change its tokens"):
+        model.stream(source, num_beams=2)
+
+
+def test_a_row_draws_from_its_own_key(runs):
+    model = vitjax.load(runs("transcriber").directory)
+    source = np.asarray(runs("transcriber").batch["image"])[:3]
+    keys = jax.random.split(jax.random.key(0), 3)
+    options = {"do_sample": True, "num_return_sequences": 2, "max_length": 8}
+    out = model.generate(source, key=keys, **options)
+    turned = model.generate(source[::-1], key=keys[::-1], **options)
+    np.testing.assert_array_equal(out.tokens, turned.tokens[::-1])
+    assert (out.tokens[:, 0] != out.tokens[:, 1]).any()
+
+
+@pytest.mark.parametrize("name", ["transcriber", "reader"])
+def test_score_is_what_generate_says(runs, name):
+    model = vitjax.load(runs(name).directory)
+    source = np.asarray(runs(name).batch["image"])
+    out = model.generate(source, max_length=8, num_beams=2, length_penalty=0.0)
+    texts = ["12", "7"] + [
+        text[0] for text, ended in zip(out.text(), out.finished[:, 0], strict=True) if ended
+    ]
+    scores = model.score(source, texts)
+    assert scores.shape == (len(source), len(texts)) and (scores < 0).all()
+    written = [row for row in range(len(source)) if out.finished[row, 0]]
+    for column, row in enumerate(written, start=2):
+        np.testing.assert_allclose(scores[row, column], out.scores[row, 0], atol=1e-4)
+
+
 def test_on_a_mesh(runs):
     run = runs("transcriber")
     alone = vitjax.load(run.directory)

@@ -1,7 +1,8 @@
 """Vision Transformers and image-to-text Transformers for JAX.
 
-`vitjax.load` and `vitjax.Model` are read from `vitjax.api` when first asked for, so that the building blocks
-(`vitjax.nn`, `vitjax.models`, `vitjax.decoding`) stay usable where only jax, flax, numpy and jaxtyping are installed.
+`vitjax.load` and `vitjax.Model` are read from `vitjax.api` and `vitjax.model` when first asked for, so that the
+building blocks (`vitjax.nn`, `vitjax.models`, `vitjax.decoding`) stay usable where only jax, flax, numpy and jaxtyping
+are installed.
 """
 
 from importlib import import_module
@@ -10,14 +11,15 @@ from typing import TYPE_CHECKING
 from vitjax import _backend
 
 if TYPE_CHECKING:
-    from vitjax.api import Model, load
+    from vitjax.api import load
+    from vitjax.model import Model
 
 __version__ = "0.1.0"
 __all__ = ["Model", "__version__", "load"]
 
 _backend.guard()
 
-_HOME = {"Model": "vitjax.api", "load": "vitjax.api"}
+_HOME = {"Model": "vitjax.model", "load": "vitjax.api"}
 
 
 def __getattr__(name: str) -> object:

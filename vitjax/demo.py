@@ -16,11 +16,12 @@ from rich.table import Table
 
 import vitjax
 from vitjax.analysis.pictures import draw_loss, draw_reading, draw_transcriptions
-from vitjax.api import Model, load
+from vitjax.api import load
 from vitjax.commands.overrides import apply_overrides
 from vitjax.data.pipeline import eval_batches
 from vitjax.data.sources import build_source
 from vitjax.decoding.generate import decode, encode
+from vitjax.model import Model
 from vitjax.parallel.mesh import make_mesh
 from vitjax.training.config import Config, image_encoder, load_config
 from vitjax.training.evaluation import Evaluation, evaluate, make_generation

@@ -228,6 +228,23 @@ def test_output(vitjax, strings_run, many, tmp_path):
     assert output.read_text() == printed
 
 
+def test_samples_are_the_sources_own(vitjax, strings_run, many, tmp_path):
+    """Wherever in the list it comes, and however the list is cut into batches."""
+    draw = ["--sample", 7, "--num-return-sequences", 2, "--json"]
+    _, out, _ = vitjax("decode", strings_run, many, *draw)
+    records = {record["source"]: record for record in map(json.loads, out.splitlines())}
+    assert any(len({tuple(h["tokens"]) for h in record["hypotheses"]}) == 2 for record in records.values())
+    last = sorted(records)[-1]
+    assert (
+        json.loads(vitjax("decode", strings_run, last, *draw).out)["hypotheses"][0]["tokens"]
+        == (records[last]["hypotheses"][0]["tokens"])
+    )
+    results = tmp_path / "drawn.jsonl"
+    assert vitjax("decode", strings_run, last, "--sample", 7, "--output", results).code == 0
+    code, _, err = vitjax("decode", strings_run, last, "--sample", 8, "--output", results)
+    assert code and "was made with seed=7, now it is 8" in err
+
+
 def test_a_grown_folder(vitjax, strings_run, many, pictures, tmp_path):
     output = tmp_path / "out.jsonl"
     (many / "3.png").unlink()

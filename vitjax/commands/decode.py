@@ -13,12 +13,13 @@ from vitjax.commands.results import Printer, ResultsFile, as_json, as_text
 from vitjax.commands.sources import find_images, read_lines
 
 if TYPE_CHECKING:
-    from vitjax.api import Model
     from vitjax.commands.transcribe import Transcriber
+    from vitjax.model import Model
 
 EXAMPLE = """examples:
   vitjax decode runs/demo image.png --num-beams 5 --attention where.png
   vitjax decode runs/demo scans 'more/**/*.jpg' --output scans.jsonl
+  vitjax decode runs/demo image.png --sample 0 --num-return-sequences 3 --top-p 0.9
   vitjax decode runs/reverse_words --text "hello" "world" --json
 """
 
@@ -28,6 +29,14 @@ GENERATION = (
     ("num_return_sequences", int, "hypotheses a source, at most the beams"),
     ("length_penalty", float, "scores are sum(log p) / length ** this"),
     ("max_length", int, "longest sequence, begin and end included"),
+    ("min_length", int, "shortest sequence, begin and end included"),
+    ("no_repeat_ngram_size", int, "so many tokens in a row appear once at most"),
+    ("repetition_penalty", float, "above 1, tokens already written are unlikelier"),
+    ("temperature", float, "of sampling: below 1 keeps nearer to the likeliest"),
+    ("top_k", int, "of sampling: draw from the k likeliest tokens"),
+    ("top_p", float, "of sampling: draw from the likeliest that reach this probability"),
+    ("rules", str, "of beam search: transformers, t5x, fairseq or ctranslate2"),
+    ("cache_dtype", str, "of keys and values: float32, bfloat16 or int8"),
 )
 
 
@@ -50,8 +59,9 @@ def main(arguments: Sequence[str]) -> int:
         model = load(options.run)
         generation = _generation(model, options)
         if isinstance(results, ResultsFile):
-            _resume(results, model, generation, options.run)
-        transcriber = Transcriber(model, generation, pictures, min(options.batch_size, len(sources)))
+            _resume(results, model, generation, options)
+        batch_size = min(options.batch_size, len(sources))
+        transcriber = Transcriber(model, generation, pictures, batch_size, seed=options.sample)
         return _run(transcriber, sources, results, "images" if options.images else "texts")
 
 
@@ -75,6 +85,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=32, help="sources at a time (32)")
     for name, kind, text in GENERATION:
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text} (as in training)")
+    parser.add_argument(
+        "--sample",
+        metavar="SEED",
+        type=int,
+        help="draw each token at random; a source and a seed always draw alike",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object a source")
     parser.add_argument(
         "--output",
@@ -124,6 +140,8 @@ def _pictures(options: argparse.Namespace, images: Sequence[str]) -> dict[str, P
 def _generation(model: "Model", options: argparse.Namespace) -> dict[str, Any]:
     """The given options of `Model.generate`; what the model has no use for is refused."""
     given = {name: getattr(options, name) for name, *_ in GENERATION if getattr(options, name) is not None}
+    if options.sample is not None:
+        given = {"num_beams": 1, **given, "do_sample": True}
     useless = [*given, *(["attention"] if options.attention else [])]
     if model.tokenizer is None:
         if not options.images:
@@ -139,17 +157,19 @@ def _generation(model: "Model", options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def _resume(results: ResultsFile, model: "Model", generation: Mapping[str, Any], run: str) -> None:
+def _resume(
+    results: ResultsFile, model: "Model", generation: Mapping[str, Any], options: argparse.Namespace
+) -> None:
     import vitjax
     from vitjax.decoding.config import GenerationConfig
 
-    settings = {"model": model.fingerprint()}
+    settings = {"model": model.fingerprint(), "seed": options.sample}
     if model.tokenizer is not None:
         settings |= dataclasses.asdict(model.generation_config(**generation))
     results.resume(
         settings,
-        defaults=dataclasses.asdict(GenerationConfig()),
-        about={"vitjax": vitjax.__version__, "run": run},
+        defaults={**dataclasses.asdict(GenerationConfig()), "seed": None},
+        about={"vitjax": vitjax.__version__, "run": options.run},
     )
 
 

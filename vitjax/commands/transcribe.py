@@ -1,5 +1,6 @@
 """From sources to records, a batch at a time: read in threads, run the model, say what came out."""
 
+import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,12 +14,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from vitjax.analysis.pictures import draw_attention
-from vitjax.api import Model
 from vitjax.commands.results import Record
 from vitjax.data.images import read_image
 from vitjax.data.preprocess import resize
 from vitjax.decoding.buckets import pad_rows
 from vitjax.decoding.generated import Generated
+from vitjax.model import Model
 from vitjax.models.encoder_decoder import EncoderDecoderConfig
 from vitjax.models.text_encoder import TextEncoderConfig
 
@@ -74,12 +75,14 @@ class Transcriber:
       options: of `Model.generate`.
       pictures: where to draw the attention of each source; empty for nowhere.
       batch_size: sources at a time; smaller batches are padded to it.
+      seed: what a source draws with `do_sample` depends on it and on the source's name alone.
     """
 
     model: Model
     options: Mapping[str, Any]
     pictures: Mapping[str, Path]
     batch_size: int
+    seed: int | None = None
 
     def batches(self, sources: Sequence[str]) -> Generator[list[Record], None, None]:
         """The records of each batch of sources, in order."""
@@ -128,6 +131,7 @@ class Transcriber:
         out = self.model.generate(
             source,
             source_mask=mask,
+            key=None if self.seed is None else _keys(self.seed, [item.source for item in batch]),
             return_attention=bool(self.pictures),
             batch_size=self.batch_size,
             **self.options,
@@ -143,6 +147,12 @@ class Transcriber:
             path.parent.mkdir(parents=True, exist_ok=True)  # as the images lie in folders
             assert item.picture is not None
             draw_attention(path, item.picture, pieces[row][0], maps[row, 0])
+
+
+def _keys(seed: int, sources: Sequence[str]) -> Array:
+    """A key for each source, the same wherever it comes in the list."""
+    names = np.asarray([zlib.crc32(source.encode()) for source in sources], np.uint32)
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), names)
 
 
 def _tokens(model: Model, text: str) -> Int[np.ndarray, "S"]:

@@ -13,7 +13,7 @@ from vitjax.decoding.buckets import bucket, is_spread, pad_columns, pad_rows
 from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.protocol import SequenceModel
 from vitjax.decoding.request import decodable, limits_of, longest, make_request, start_tokens
-from vitjax.decoding.sample import require_key, sample
+from vitjax.decoding.sample import pad_keys, require_key, sample
 from vitjax.decoding.sequences import Sequences
 from vitjax.decoding.warpers import Warpers
 from vitjax.nn.functional import Tree
@@ -46,7 +46,8 @@ def generate(
       prompt_mask: True where the prompt is real; prompts of different lengths are padded on the left.
       stats: BatchNorm statistics, if the model has any.
       config: what to generate; static, but for its lengths and the numbers that shape sampling.
-      key: a `jax.random.key` if `config.do_sample`: what a row draws depends on it and on the row's place alone.
+      key: a `jax.random.key` if `config.do_sample`: what a row draws depends on it and on the row's place alone; or
+        [B] keys, one a row: then its place does not matter either.
       batch_size: rows to pad to, at least B: give it where the last batch of many is smaller, and it compiles nothing.
 
     Raises:
@@ -140,7 +141,7 @@ def decode(
         request.prompt_mask,
         request.numbers,
         request.warpers,
-        key,
+        pad_keys(key, jax.tree.leaves(encoded)[0].shape[0]),
     )
     return out.cut(request.rows, limits.padding, limits.maximum)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vitjax.decoding import loop
+from vitjax.decoding.buckets import pad_rows
 from vitjax.decoding.config import GenerationConfig, Limits
 from vitjax.decoding.processors import process
 from vitjax.decoding.protocol import SequenceModel
@@ -59,7 +60,7 @@ def sample(
     how much the batch and its prompts are padded.
 
     Args:
-      key: a `jax.random.key`.
+      key: a `jax.random.key`, or [B] of them: then the draws of a row depend on its own key alone.
       warpers: the numbers of the config's rules, where they are traced.
 
     Returns:
@@ -89,11 +90,20 @@ def require_key(config: GenerationConfig, key: Any) -> None:
 
 
 def row_keys(key: Any, batch: int, slots: int) -> Key[Array, "B K"]:
-    """A key for each sequence, the same in a larger batch."""
+    """A key for each sequence, the same in a larger batch. `key` is one, or [B], one a row; or their raw data."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     fold = jax.vmap(jax.random.fold_in, (None, 0))
-    return jax.vmap(fold, (0, None))(fold(key, jnp.arange(batch)), jnp.arange(slots))
+    rows = key if key.ndim else fold(key, jnp.arange(batch))
+    return jax.vmap(fold, (0, None))(rows, jnp.arange(slots))
+
+
+def pad_keys(key: Any, batch: int) -> Any:
+    """Keys of rows, brought to the rows of the batch as raw data; a single key or None as it is."""
+    if key is None or key.ndim == 0 or key.shape == (2,) and key.dtype == jnp.uint32:
+        return key
+    data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    return pad_rows(data, batch)
 
 
 def uniform(keys: Key[Array, "*B"], step: Int[Array, "*#B"]) -> Float[Array, "*B"]:

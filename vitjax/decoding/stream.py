@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int
 from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.generate import encode, pad_source
 from vitjax.decoding.request import Request, decodable, limits_of, longest, make_request, start_tokens
-from vitjax.decoding.sample import State, Writer, require_key, row_keys
+from vitjax.decoding.sample import State, Writer, pad_keys, require_key, row_keys
 from vitjax.nn.functional import Tree
 
 
@@ -60,7 +60,14 @@ def stream(
     _, target = longest(definition, params, stats)
     request = make_request(config, encoded, prompt=prompt, prompt_mask=prompt_mask, rows=rows, longest=target)
     session, state = _start(
-        request.config, request.limits.size, definition, params, stats or {}, encoded, *request[3:], key
+        request.config,
+        request.limits.size,
+        definition,
+        params,
+        stats or {},
+        encoded,
+        *request[3:],
+        pad_keys(key, source.shape[0]),
     )
     return _chunks(request, session, state, chunk_size)
 
