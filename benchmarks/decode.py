@@ -8,7 +8,7 @@
 The model is a ViT-S/16 at 224 pixels and a decoder of 6 layers of width 256 over 8,000 tokens, with random weights; it
 writes as long as it is let (there is no EOS). A step's time is the difference between a long and a short generation of
 one round, divided by the steps between them, so that encoder, prompt and start-up fall out; the table has the medians
-over the rounds. The peers are described in `benchmarks.peers`, the floor in `benchmarks.floor`.
+over the rounds, of times and of ratios. The peers are described in `benchmarks.peers`, the floor in `benchmarks.floor`.
 
 Nothing is timed unless every peer gives vitjax's tokens, greedy and with beams, and its logits within 1e-4. In bfloat16
 that is checked with the same weights in float32.
@@ -221,27 +221,35 @@ def _lengths(options: argparse.Namespace) -> tuple[int, int]:
 
 
 def _calls(models: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+    """What is compared stands together, so that a slow moment of the machine meets all of it."""
     calls = {f"{name} encode": models[name].encode for name in _encoders(models)}
-    for name, model in models.items():
-        for beams in options.beams if name == "vitjax" else options.peer_beams:
-            for tokens in _lengths(options):
-                calls[f"{name} {beams} {tokens}"] = partial(model.generate, beams, tokens)
+    for beams in options.beams:
+        for tokens in _lengths(options):
+            for name, model in models.items():
+                if name == "vitjax" or beams in options.peer_beams:
+                    calls[f"{name} {beams} {tokens}"] = partial(model.generate, beams, tokens)
     return calls
 
 
 def _steps(times: Mapping[str, list[float]], models: Mapping[str, Any], options: argparse.Namespace) -> dict:
-    """name -> beams -> median, least and greatest milliseconds of a step over the rounds."""
+    """name -> beams -> milliseconds of a step in each round, their median, the median of their ratios to vitjax's."""
     short, long = _lengths(options)
-    steps: dict[str, dict[int, dict[str, float]]] = {name: {} for name in models}
-    for name in models:
-        for beams in options.beams:
+
+    def rounds(name: str, beams: int) -> list[float]:
+        pairs = zip(times[f"{name} {beams} {long}"], times[f"{name} {beams} {short}"], strict=True)
+        return [(a - b) / (long - short) for a, b in pairs]
+
+    steps: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in models}
+    for beams in options.beams:
+        ours = rounds("vitjax", beams)
+        for name in models:
             if f"{name} {beams} {long}" in times:
-                pairs = zip(times[f"{name} {beams} {long}"], times[f"{name} {beams} {short}"], strict=True)
-                values = [(a - b) / (long - short) for a, b in pairs]
+                values = rounds(name, beams)
+                ratios = [value / our for value, our in zip(values, ours, strict=True)]
                 steps[name][beams] = {
                     "median": statistics.median(values),
-                    "min": min(values),
-                    "max": max(values),
+                    "times_vitjax": statistics.median(ratios),
+                    "rounds": values,
                 }
     return steps
 

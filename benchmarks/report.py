@@ -14,17 +14,14 @@ def report(record: Mapping[str, Any]) -> str:
         f"\n{where}, {setting['dtype']}, {record['parameters']:,} parameters, batch {setting['batch']}",
         "encode" + "".join(f"   {name} {ms:.1f} ms" for name, ms in record["encode_ms"].items()),
     ]
-    medians = {
-        name: {beams: step["median"] for beams, step in steps.items()}
-        for name, steps in record["step_ms"].items()
-    }
-    ours = medians["vitjax"]
-    if len(medians) > 1:
+    steps = record["step_ms"]
+    ours = {beams: step["median"] for beams, step in steps["vitjax"].items()}
+    if len(steps) > 1:
         beside = setting["peer_beams"]
         titles = ["greedy" if beams == 1 else f"{beams} beams" for beams in beside]
         lines += ["", _line("ms a step, times vitjax", 24, titles, 17)]
-        for name, steps in medians.items():
-            cells = [f"{steps[beams]:.2f} {steps[beams] / ours[beams]:7.2f}x" for beams in beside]
+        for name, step in steps.items():
+            cells = [f"{step[beams]['median']:.2f} {step[beams]['times_vitjax']:7.2f}x" for beams in beside]
             lines.append(_line(name, 24, cells, 17))
     one = setting["beams"][0]
     lines += [
@@ -45,6 +42,12 @@ def report(record: Mapping[str, Any]) -> str:
             f"{max(reading, computing) / step:.0%}",
         ]
         lines.append(_line(f"{beams}", 5, cells, 12))
+    apart = max(
+        max(step["rounds"]) / min(step["rounds"]) for found in steps.values() for step in found.values()
+    )
+    lines.append(
+        f"slowest round {apart:.2f} times the fastest{': a busy machine, measure again' * (apart > 1.3)}"
+    )
     return "\n".join(lines)
 
 
