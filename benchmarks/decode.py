@@ -70,7 +70,9 @@ def run(options: argparse.Namespace, threads: int, dtype: str) -> None:
 
     rows = [options.batch * beams for beams in options.beams]
     probes = Probes(ours.config.decoder.transformer, rows, torch)
-    times = in_turn(_calls(models, options) | probes.calls, options.rounds)
+    calls = _calls(models, options) | probes.calls
+    print(f"timing {len(calls)} calls in turn, {options.rounds} rounds after one that compiles", flush=True)
+    times = in_turn(calls, options.rounds)
     record = {
         "machine": machine(),
         "setting": _setting(options, threads, dtype),
@@ -81,7 +83,7 @@ def run(options: argparse.Namespace, threads: int, dtype: str) -> None:
         "bandwidth": probes.bandwidth(times),
         "floor": {beams: _floor(ours.config, beams, probes, times, options) for beams in options.beams},
     }
-    print(report(record))
+    print(report(record), flush=True)
     name = "decode_small" if options.small else "decode"
     cpu = () if options.device == "gpu" else (f"{threads} thread{'s' if threads > 1 else ''}",)
     print(f"written to {write(name, record, *cpu, dtype, folder=options.results)}")
