@@ -84,7 +84,12 @@ class DecoderCache:
     ) -> "DecoderCache":
         """An empty cache around the context's keys and values [B, H, S, C] of each layer; `dtype` None is theirs."""
         batch, heads, _, width = cross[0][0].shape
-        empty = keep(jnp.zeros((batch, heads, max_length * num_beams, width), cross[0][0].dtype), dtype)
+        cells = (batch, heads, max_length * num_beams)
+        # not keep(zeros): XLA would work that out while it compiles, element by element
+        empty = Kept(
+            jnp.zeros((*cells, width), cross[0][0].dtype if dtype is None else dtype),
+            jnp.zeros((*cells, 1)) if dtype == "int8" else None,
+        )
         return cls(
             layers=tuple(
                 LayerCache(empty, empty, keep(key, dtype), keep(value, dtype)) for key, value in cross
