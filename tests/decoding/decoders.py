@@ -41,6 +41,12 @@ class StateCache(NamedTuple):
     def reorder(self, parents: jax.Array) -> Self:
         return self._replace(state=jnp.take_along_axis(self.state, parents, axis=1))
 
+    def mark(self):
+        return self.state, self.position
+
+    def restore(self, mark):
+        return StateCache(*mark)
+
     def grow(self, max_length):
         return self
 
@@ -88,6 +94,12 @@ class SlotCache(NamedTuple):
     def reorder(self, parents: jax.Array) -> Self:
         return self._replace(ancestors=jnp.take_along_axis(self.ancestors, parents[:, :, None], axis=1))
 
+    def mark(self):
+        return self.position
+
+    def restore(self, mark):
+        return self._replace(position=mark)
+
     def grow(self, max_length: int) -> Self:
         more = ((0, 0), (0, 0), (0, max_length - self.valid.shape[1]))
         return self._replace(
@@ -128,6 +140,13 @@ class SlotDecoder(_Table):
             position=cache.position + 1,
         )
         return self._read(cache), cache
+
+    def extend(self, cache, tokens):
+        logits = []
+        for t in range(tokens.shape[2]):
+            each, cache = self.step(cache, tokens[:, :, t])
+            logits.append(each)
+        return jnp.stack(logits, axis=2), cache
 
     def _read(self, cache):
         history = jnp.take_along_axis(cache.slots, cache.ancestors, axis=1)  # [B, K, T]

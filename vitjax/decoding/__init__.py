@@ -6,12 +6,15 @@ from vitjax.decoding.generate import decode, encode, encode_and_decode, generate
 from vitjax.decoding.sample import greedy, sample
 from vitjax.decoding.score import Scores, score
 from vitjax.decoding.sequences import Sequences
+from vitjax.decoding.speculative import Assistant, Speculation, speculate, speculative
 from vitjax.decoding.stream import stream
 
 __all__ = [
+    "Assistant",
     "GenerationConfig",
     "Scores",
     "Sequences",
+    "Speculation",
     "beam_search",
     "decode",
     "encode",
@@ -20,5 +23,7 @@ __all__ = [
     "greedy",
     "sample",
     "score",
+    "speculate",
+    "speculative",
     "stream",
 ]

@@ -16,6 +16,14 @@ class Cache(Protocol):
         """Let beam k continue what beam `parents[b, k]` was."""
         ...
 
+    def mark(self) -> Any:
+        """What it takes to come back here once more tokens were read: little, an array or a pytree of arrays."""
+        ...
+
+    def restore(self, mark: Any) -> "Cache":
+        """Forget the tokens read since `mark()`."""
+        ...
+
     def grow(self, max_length: int) -> "Cache":
         """Make room for `max_length` positions."""
         ...
@@ -51,4 +59,13 @@ class SequenceModel(Protocol):
 
     def step(self, cache: Any, tokens: Int[Array, "B K"]) -> tuple[Float[Array, "B K V"], Any]:
         """Read one token for each beam; logits of the next."""
+        ...
+
+
+@runtime_checkable
+class Verifier(SequenceModel, Protocol):
+    """A model that reads several tokens at once, and whose cache's mark is its position."""
+
+    def extend(self, cache: Any, tokens: Int[Array, "B K T"]) -> tuple[Float[Array, "B K T V"], Any]:
+        """Read T tokens for each beam; logits of the next after each of them."""
         ...

@@ -75,8 +75,9 @@ def sample(
         warpers = Warpers.of(config)
     keys = None if key is None else row_keys(key, prompt.shape[0], config.num_slots)
     writer = Writer(model.prepared(), config, limits, warpers, keys, prompt_mask)
-    state = writer.start(encoded, prompt, rows)
-    return writer.finish(writer.run(state, limits.maximum))
+    state = writer.run(writer.start(encoded, prompt, rows), limits.maximum)
+    steps = state.length - limits.prompt
+    return conclude(state.tokens, state.log_probs, state.lengths, steps, config=config, limits=limits)
 
 
 def require_key(config: GenerationConfig, key: Any) -> None:
@@ -114,6 +115,28 @@ def uniform(keys: Key[Array, "*B"], step: Int[Array, "*#B"]) -> Float[Array, "*B
 
     flat = jax.vmap(one)(keys.reshape(-1), jnp.broadcast_to(step, keys.shape).reshape(-1))
     return flat.reshape(keys.shape)
+
+
+def conclude(
+    tokens: Int[Array, "B K T"],
+    log_probs: Float[Array, "B K T"],
+    lengths: Int[Array, "B K"],
+    steps: Int[Array, ""],
+    *,
+    config: GenerationConfig,
+    limits: Limits,
+) -> Sequences:
+    """What was written, with its scores."""
+    generated = jnp.maximum(lengths - limits.prompt, 1).astype(jnp.float32)
+    last = jnp.take_along_axis(tokens, lengths[:, :, None] - 1, axis=2)[:, :, 0]
+    return Sequences(
+        tokens=tokens,
+        scores=jnp.sum(log_probs, axis=-1) / generated**config.length_penalty,
+        lengths=lengths,
+        token_log_probs=log_probs,
+        finished=jnp.isin(last, jnp.asarray(config.stop_ids, jnp.int32)),
+        steps=steps,
+    )
 
 
 class State(NamedTuple):
@@ -175,23 +198,6 @@ class Writer:
         logits, cache = self.model.step(state.cache, last)
         return self._choose(state._replace(cache=cache), logits)
 
-    def finish(self, state: State) -> Sequences:
-        """What was written, with its scores."""
-        generated = jnp.maximum(state.lengths - self.limits.prompt, 1).astype(jnp.float32)
-        last = jnp.take_along_axis(state.tokens, state.lengths[:, :, None] - 1, axis=2)[:, :, 0]
-        return Sequences(
-            tokens=state.tokens,
-            scores=jnp.sum(state.log_probs, axis=-1) / generated**self.config.length_penalty,
-            lengths=state.lengths,
-            token_log_probs=state.log_probs,
-            finished=jnp.isin(last, self._stop_ids),
-            steps=state.length - self.limits.prompt,
-        )
-
-    @property
-    def _stop_ids(self) -> Int[Array, "n"]:
-        return jnp.asarray(self.config.stop_ids, jnp.int32)
-
     def _choose(self, state: State, logits: Float[Array, "B K V"]) -> State:
         def processed(scores: Array) -> Array:
             return process(
@@ -214,6 +220,7 @@ class Writer:
         token = token[:, :, None]
         log_prob = jnp.take_along_axis(processed(jax.nn.log_softmax(logits)), token, axis=-1)
         ended = state.ended[:, :, None]
+        stop_ids = jnp.asarray(self.config.stop_ids, jnp.int32)
         token = jnp.where(ended, self.config.filler, token)
         log_prob = jnp.where(ended, 0.0, log_prob)
         start = (0, 0, state.length)
@@ -222,5 +229,5 @@ class Writer:
             tokens=jax.lax.dynamic_update_slice(state.tokens, token, start),
             log_probs=jax.lax.dynamic_update_slice(state.log_probs, log_prob, start),
             lengths=state.lengths + ~state.ended,
-            ended=state.ended | jnp.isin(token[:, :, 0], self._stop_ids),
+            ended=state.ended | jnp.isin(token[:, :, 0], stop_ids),
         )

@@ -177,18 +177,26 @@ class TransformerDecoder(nnx.Module):
         length = prompt.shape[1]
         if mask is not None:
             cache = replace(cache, valid=cache.valid.at[:, :length].set(mask))
-        logits, cache = self._extend(cache, prompt[:, None])
-        return logits[:, 0], cache
+        x, cache = self._read(cache, prompt[:, None])
+        return self._logits(x[:, 0, -1], train=False), cache
 
     def step(
         self, cache: DecoderCache, tokens: Int[Array, "B K"]
     ) -> tuple[Float[Array, "B K V"], DecoderCache]:
         """Append one token to each beam; logits of the next."""
-        return self._extend(cache, tokens[:, :, None])
+        x, cache = self._read(cache, tokens[:, :, None])
+        return self._logits(x[:, :, 0], train=False), cache
 
-    def _extend(
+    def extend(
+        self, cache: DecoderCache, tokens: Int[Array, "B K T"]
+    ) -> tuple[Float[Array, "B K T V"], DecoderCache]:
+        """Append T tokens to each beam in one pass; logits of the next after each of them."""
+        x, cache = self._read(cache, tokens)
+        return self._logits(x, train=False), cache
+
+    def _read(
         self, cache: DecoderCache, tokens: Int[Array, "B k T"]
-    ) -> tuple[Float[Array, "B k V"], DecoderCache]:
+    ) -> tuple[Float[Array, "B k T D"], DecoderCache]:
         batch, slots, length = tokens.shape
         _, beams, room = cache.ancestors.shape
         positions = jnp.tile(cache.positions(length), (1, slots))  # [B, kT]
@@ -208,8 +216,8 @@ class TransformerDecoder(nnx.Module):
         for block, layer in zip(self._layers(), cache.layers, strict=True):
             x, layer = block.extend(x, layer, **options)
             written.append(layer)
-        x = x.reshape(batch, slots, length, -1)[:, :, -1]
-        return self._logits(x, train=False), replace(cache, layers=tuple(written)).advance(length)
+        x = x.reshape(batch, slots, length, -1)
+        return x, replace(cache, layers=tuple(written)).advance(length)
 
     def _parallel_places(self, asked: int) -> int:
         """Mask tokens of a row predicted in parallel: always as many, since each changes what the others say."""

@@ -130,3 +130,8 @@ class EncoderDecoder(nnx.Module):
         self, cache: DecoderCache, tokens: Int[Array, "B K"]
     ) -> tuple[Float[Array, "B K V"], DecoderCache]:
         return self.decoder.step(cache, tokens)
+
+    def extend(
+        self, cache: DecoderCache, tokens: Int[Array, "B K T"]
+    ) -> tuple[Float[Array, "B K T V"], DecoderCache]:
+        return self.decoder.extend(cache, tokens)

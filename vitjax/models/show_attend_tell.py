@@ -71,6 +71,15 @@ class RecurrentCache(NamedTuple):
         state = jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, parents[:, :, None], axis=1), self.state)
         return self._replace(state=state)
 
+    def mark(self) -> tuple[LSTMState, Array]:
+        """All that changes from token to token."""
+        return self.state, self.position
+
+    def restore(self, mark: tuple[LSTMState, Array]) -> "RecurrentCache":
+        """Forget the tokens read since `mark()`."""
+        state, position = mark
+        return self._replace(state=state, position=position)
+
     def grow(self, max_length: int) -> "RecurrentCache":
         """A state of fixed size has room for everything."""
         return self

@@ -121,6 +121,14 @@ class DecoderCache:
         """Let beam k continue what beam `parents[b, k]` wrote."""
         return replace(self, ancestors=jnp.take_along_axis(self.ancestors, parents[:, :, None], axis=1))
 
+    def mark(self) -> Int[Array, ""]:
+        """The place to come back to: what is written behind it is not seen, and written over."""
+        return self.position
+
+    def restore(self, mark: Int[Array, ""]) -> "DecoderCache":
+        """Forget what was written from position `mark` on."""
+        return replace(self, position=mark)
+
     def positions(self, length: int) -> Int[Array, "B t"]:
         """Places of the next `length` tokens in each row's sequence, left padding not counted."""
         padded = jnp.sum(~self.valid, axis=-1, dtype=jnp.int32)[:, None]
