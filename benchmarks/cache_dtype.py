@@ -52,9 +52,7 @@ def main() -> None:
             for dtype in DTYPES:
                 config = replace(model.generation, num_beams=beams, cache_dtype=dtype)
                 out = decode(definition, params, encoded, stats=stats, config=config)
-                written[dtype].append(
-                    jax.tree.map(lambda leaf: np.asarray(leaf)[kept] if leaf.ndim else leaf, out)
-                )
+                written[dtype].append(out.cut(int(kept.sum()), 0, out.tokens.shape[2]))
                 bits[f"{dtype}, {beams} beams"] = _cache_bytes(model, encoded, config)
         exact = _joined(written["float32"], "tokens")
         for dtype in DTYPES:
