@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from vitjax.data.preprocess import Preprocess, normalize
 from vitjax.data.tokenizers import CharacterTokenizer
+from vitjax.decoding.allowed import AllowedSequences
 from vitjax.decoding.buckets import pad_rows
 from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.generate import decode, encode, pad_source
@@ -78,6 +79,7 @@ class Model:
         prompt: Any = None,
         prompt_mask: Any = None,
         key: Any = None,
+        allowed: AllowedSequences | None = None,
         return_attention: bool = False,
         batch_size: int | None = None,
         **options: Any,
@@ -88,6 +90,7 @@ class Model:
           source: images as above, or int tokens [B, S].
           prompt: [B, T] first tokens of each row, left-padded where `prompt_mask` is False.
           key: a `jax.random.key`, or one a row, if `do_sample`.
+          allowed: the sequences to choose from, `vitjax.decoding.AllowedSequences.of(...)`; None allows all.
           return_attention: also tell where the decoder looked, by one parallel pass over what was written.
           batch_size: rows to pad to, for a last batch that is smaller than those before: it compiles nothing.
           options: fields of `GenerationConfig`, named as in transformers (num_beams, max_length, length_penalty,
@@ -114,6 +117,7 @@ class Model:
             stats=self.stats,
             config=config,
             key=key,
+            allowed=allowed,
             rows=rows,
         )
         decoded_at = _ready_at(out)

@@ -1,5 +1,6 @@
 """Generation from encoder-decoders: greedy, sampling and beam search as in transformers, each one compiled loop."""
 
+from vitjax.decoding.allowed import AllowedSequences
 from vitjax.decoding.beam_search import beam_search
 from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.generate import decode, encode, encode_and_decode, generate
@@ -10,6 +11,7 @@ from vitjax.decoding.speculative import Assistant, Speculation, speculate, specu
 from vitjax.decoding.stream import stream
 
 __all__ = [
+    "AllowedSequences",
     "Assistant",
     "GenerationConfig",
     "Scores",

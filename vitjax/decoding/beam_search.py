@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.decoding import loop
+from vitjax.decoding.allowed import ROOT, AllowedSequences
 from vitjax.decoding.config import GenerationConfig, Limits
 from vitjax.decoding.processors import process
 from vitjax.decoding.protocol import SequenceModel
@@ -40,6 +41,7 @@ class _Beams(NamedTuple):
     tokens: Int[Array, "B K T"]
     log_probs: Float[Array, "B K T"]
     scores: Float[Array, "B K"]  # sums of log-probabilities, best first
+    nodes: Any  # [B, K] of the tree of allowed sequences, or None
     pool: _Pool
     led: Bool[Array, "B"]  # at some step the best candidate ended
     done: Bool[Array, "B"]  # the pool changes no more
@@ -64,6 +66,7 @@ def beam_search(
     config: GenerationConfig,
     limits: Limits | None = None,
     rows: Int[Array, ""] | None = None,
+    allowed: AllowedSequences | None = None,
 ) -> Sequences:
     """Search with `config.num_beams` beams a row; traceable, so usable inside your own `jax.jit`.
 
@@ -71,6 +74,7 @@ def beam_search(
       prompt: first tokens of each row, left-padded where `prompt_mask` is False.
       limits: the buffer's columns, if they are not what `config` says for this prompt.
       rows: number of real rows; those after it only fill the batch up and are never waited for.
+      allowed: the sequences to choose from; None allows all.
 
     Returns:
       `Sequences` with N = `num_return_sequences` and T = `limits.size`. Ties go to the better-ranked beam, then to the
@@ -89,6 +93,7 @@ def beam_search(
         limits=limits,
         weights=table(config, limits.size - prompt_length),
         prompt_mask=prompt_mask,
+        allowed=allowed,
     )
     model = model.prepared()
 
@@ -135,6 +140,7 @@ class _Search:
     limits: Limits
     weights: Float[Array, "n"]  # of sums of log-probabilities, by new tokens
     prompt_mask: Bool[Array, "B P"] | None
+    allowed: AllowedSequences | None
 
     def start(self, prompt: Int[Array, "B P"], filling: Bool[Array, "B"]) -> _Beams:
         """A group's beams at the same prompt, of which only the first may be continued; the filling rows done."""
@@ -148,6 +154,7 @@ class _Search:
             tokens=blank,
             log_probs=zeros,
             scores=never.at[:, 0].set(0.0),
+            nodes=None if self.allowed is None else jnp.full((batch, beams), ROOT),
             pool=_Pool(
                 tokens=blank,
                 scores=never,
@@ -239,8 +246,10 @@ class _Search:
             longest=self.limits.maximum - self.limits.prompt,
         )
         done = state.done | self.rules.settled(self.config, standing)
-        after = _Beams(running_tokens, running_log_probs, scores, pool, led, done)
-        return after, _take_beams(parents, chosen)
+        origins, nodes = _take_beams(parents, chosen), None
+        if self.allowed is not None:
+            nodes = self.allowed.follow(_take_beams(state.nodes, origins), _take_beams(tokens, chosen))
+        return _Beams(running_tokens, running_log_probs, scores, nodes, pool, led, done), origins
 
     def result(self, groups: tuple[_Beams, ...], length: Int[Array, ""]) -> _Pool:
         """The best `num_return_sequences` of all groups."""
@@ -274,6 +283,8 @@ class _Search:
         length: Int[Array, ""],
         penalties: Float[Array, "B V"] | None,
     ) -> Float[Array, "B K V"]:
+        allowed = None if self.allowed is None else self.allowed.mask(state.nodes, logits.shape[-1])
+
         def processed(scores: Array) -> Array:
             if penalties is not None:
                 scores = scores - penalties[:, None]
@@ -284,6 +295,7 @@ class _Search:
                 config=self.config,
                 limits=self.limits,
                 prompt_mask=self.prompt_mask,
+                allowed=allowed,
             )
 
         logits = logits.astype(jnp.float32)

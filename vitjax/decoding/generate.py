@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from vitjax.decoding.allowed import AllowedSequences
 from vitjax.decoding.beam_search import beam_search
 from vitjax.decoding.buckets import bucket, is_spread, pad_columns, pad_rows
 from vitjax.decoding.config import GenerationConfig
@@ -30,6 +31,7 @@ def generate(
     stats: Tree | None = None,
     config: GenerationConfig,
     key: Any = None,
+    allowed: AllowedSequences | None = None,
     batch_size: int | None = None,
 ) -> Sequences:
     """Encode the source, then decode it: `decode(encode(source))`.
@@ -48,6 +50,7 @@ def generate(
       config: what to generate; static, but for its lengths and the numbers that shape sampling.
       key: a `jax.random.key` if `config.do_sample`: what a row draws depends on it and on the row's place alone; or
         [B] keys, one a row: then its place does not matter either.
+      allowed: the sequences to choose from, `AllowedSequences.of(...)`; None allows all.
       batch_size: rows to pad to, at least B: give it where the last batch of many is smaller, and it compiles nothing.
 
     Raises:
@@ -67,6 +70,7 @@ def generate(
         stats=stats,
         config=config,
         key=key,
+        allowed=allowed,
         rows=rows,
     )
 
@@ -119,6 +123,7 @@ def decode(
     stats: Tree | None = None,
     config: GenerationConfig,
     key: Any = None,
+    allowed: AllowedSequences | None = None,
     rows: int | None = None,
 ) -> Sequences:
     """The second program: prompt, loop over tokens and choice of the best. Arguments as in `generate`.
@@ -142,6 +147,7 @@ def decode(
         request.numbers,
         request.warpers,
         pad_keys(key, jax.tree.leaves(encoded)[0].shape[0]),
+        allowed,
     )
     return out.cut(request.rows, limits.padding, limits.maximum)
 
@@ -155,10 +161,11 @@ def encode_and_decode(
     prompt_mask: Bool[Array, "B P"] | None = None,
     config: GenerationConfig,
     key: Any = None,
+    allowed: AllowedSequences | None = None,
 ) -> Sequences:
     """Both programs in one, traceable: to export, or to use inside your own `jax.jit`. No buckets."""
     encoded = model.encode(source, source_mask=source_mask, train=False)
-    return _search(model, encoded, prompt, prompt_mask, config=config, key=key)
+    return _search(model, encoded, prompt, prompt_mask, config=config, key=key, allowed=allowed)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -180,6 +187,7 @@ def _decode(
     numbers: Int[Array, "4"],
     warpers: Warpers | None = None,
     key: Any = None,
+    allowed: AllowedSequences | None = None,
 ) -> Sequences:
     model = decodable(definition, params, stats)
     return _search(
@@ -190,6 +198,7 @@ def _decode(
         config=config,
         key=key,
         warpers=warpers,
+        allowed=allowed,
         limits=limits_of(prompt, size, numbers),
         rows=numbers[3],
     )

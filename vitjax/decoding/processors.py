@@ -22,6 +22,7 @@ def process(
     config: GenerationConfig,
     limits: Limits,
     prompt_mask: Bool[Array, "B P"] | None = None,
+    allowed: Bool[Array, "B K V"] | None = None,
 ) -> Float[Array, "B K V"]:
     """Apply the config's rules, in transformers' order, for the token at column `length` of `tokens`.
 
@@ -32,6 +33,8 @@ def process(
       tokens: what was written so far; columns from `length` on are filler, the first `limits.padding` hold -1.
       prompt_mask: True where the prompt is real. Only the repetition penalty heeds it; n-grams and bad words are also
         looked for in the padding, as in transformers.
+      allowed: the tokens to choose from. Where the rules before it leave none of them to any beam of a row, they all
+        score 0, as in transformers.
 
     Raises:
       ValueError: `bad_words_ids` or a forced token is not in the vocabulary.
@@ -54,6 +57,10 @@ def process(
         scores = _without_bad_words(scores, tokens, length, config)
     if config.stop_ids:
         scores = jnp.where(_mask(config.stop_ids, vocabulary) & (length < limits.minimum), -jnp.inf, scores)
+    if allowed is not None:
+        left = jnp.where(allowed, scores, -jnp.inf)
+        none = jnp.all(left == -jnp.inf, axis=(1, 2), keepdims=True)
+        scores = jnp.where(none & allowed, 0.0, left)
     if forced_bos is not None:
         scores = jnp.where(length - limits.padding == 1, _only((forced_bos,), vocabulary), scores)
     if forced_eos:

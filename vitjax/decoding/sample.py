@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vitjax.decoding import loop
+from vitjax.decoding.allowed import ROOT, AllowedSequences
 from vitjax.decoding.buckets import pad_rows
 from vitjax.decoding.config import GenerationConfig, Limits
 from vitjax.decoding.processors import process
@@ -53,6 +54,7 @@ def sample(
     warpers: Warpers | None = None,
     limits: Limits | None = None,
     rows: Int[Array, ""] | None = None,
+    allowed: AllowedSequences | None = None,
 ) -> Sequences:
     """Draw `num_return_sequences` sequences a row; traceable. Other arguments as in `beam_search`.
 
@@ -74,7 +76,7 @@ def sample(
     if warpers is None:
         warpers = Warpers.of(config)
     keys = None if key is None else row_keys(key, prompt.shape[0], config.num_slots)
-    writer = Writer(model.prepared(), config, limits, warpers, keys, prompt_mask)
+    writer = Writer(model.prepared(), config, limits, warpers, keys, prompt_mask, allowed=allowed)
     state = writer.run(writer.start(encoded, prompt, rows), limits.maximum)
     steps = state.length - limits.prompt
     return conclude(state.tokens, state.log_probs, state.lengths, steps, config=config, limits=limits)
@@ -148,6 +150,7 @@ class State(NamedTuple):
     log_probs: Float[Array, "B K T"]
     lengths: Int[Array, "B K"]
     ended: Bool[Array, "B K"]
+    nodes: Any  # [B, K] of the tree of allowed sequences, or None
 
     @property
     def done(self) -> Bool[Array, "B"]:
@@ -168,6 +171,7 @@ class Writer:
     keys: Any
     prompt_mask: Any
     grows: bool = True
+    allowed: AllowedSequences | None = None
 
     def start(self, encoded: Any, prompt: Array, rows: Array | None) -> State:
         """Read the prompt and choose the first token; `rows` and later ones only fill the batch up."""
@@ -185,6 +189,7 @@ class Writer:
             log_probs=jnp.zeros(blank.shape, jnp.float32),
             lengths=jnp.full((batch, slots), prompt.shape[1], jnp.int32),
             ended=jnp.broadcast_to(filling[:, None], (batch, slots)),
+            nodes=None if self.allowed is None else jnp.full((batch, slots), ROOT),
         )
         return self._choose(state, jnp.broadcast_to(logits[:, None], (batch, slots, logits.shape[-1])))
 
@@ -199,6 +204,8 @@ class Writer:
         return self._choose(state._replace(cache=cache), logits)
 
     def _choose(self, state: State, logits: Float[Array, "B K V"]) -> State:
+        allowed = None if self.allowed is None else self.allowed.mask(state.nodes, logits.shape[-1])
+
         def processed(scores: Array) -> Array:
             return process(
                 scores,
@@ -207,6 +214,7 @@ class Writer:
                 config=self.config,
                 limits=self.limits,
                 prompt_mask=self.prompt_mask,
+                allowed=allowed,
             )
 
         logits = logits.astype(jnp.float32)
@@ -230,4 +238,5 @@ class Writer:
             log_probs=jax.lax.dynamic_update_slice(state.log_probs, log_prob, start),
             lengths=state.lengths + ~state.ended,
             ended=state.ended | jnp.isin(token[:, :, 0], stop_ids),
+            nodes=None if self.allowed is None else self.allowed.follow(state.nodes, token[:, :, 0]),
         )
