@@ -1,8 +1,8 @@
 """Beam search of t5x, fairseq and CTranslate2 restated in plain NumPy, one row at a time, in their own code's order.
 
-Each gives hypotheses (tokens with prompt and EOS, score), best first. Where an engine keeps EOS out of a hypothesis, it
-is put back for comparison. Written from t5x `decoding.py` (beam_search), fairseq `sequence_generator.py` with
-`search.py`, and CTranslate2 `decoding.cc` (BeamSearch::search).
+Each gives hypotheses (tokens with prompt and EOS, score), best first, and the number of decoder steps. Where an engine
+keeps EOS out of a hypothesis, it is put back for comparison. Written from t5x `decoding.py` (beam_search), fairseq
+`sequence_generator.py` with `search.py`, and CTranslate2 `decoding.cc` (BeamSearch::search).
 """
 
 import numpy as np
@@ -11,10 +11,11 @@ from tests.decoding.reference import Logits, descending, log_softmax, processed
 from vitjax.decoding import GenerationConfig
 
 Found = list[tuple[list[int], float]]
+Outcome = tuple[Found, int]
 T5X_LOW = np.float32(-1e7)
 
 
-def t5x(logits: Logits, prompt: list[int], config: GenerationConfig) -> Found:
+def t5x(logits: Logits, prompt: list[int], config: GenerationConfig) -> Outcome:
     beams, alpha, (eos,) = config.num_beams, config.length_penalty, config.stop_ids
     longest = config.limits(len(prompt)).maximum - len(prompt)
 
@@ -46,11 +47,12 @@ def t5x(logits: Logits, prompt: list[int], config: GenerationConfig) -> Found:
         done, done_scores, done_flags = [pool[i] for i in keep], pool_scores[keep], flags[keep]
         step += 1
     if not done_flags.any():
-        return list(zip(live, live_scores.tolist(), strict=True))
-    return [(s, float(score)) for s, score, flag in zip(done, done_scores, done_flags, strict=True) if flag]
+        return list(zip(live, live_scores.tolist(), strict=True)), step
+    found = [(s, float(score)) for s, score, flag in zip(done, done_scores, done_flags, strict=True) if flag]
+    return found, step
 
 
-def fairseq(logits: Logits, prompt: list[int], config: GenerationConfig) -> Found:
+def fairseq(logits: Logits, prompt: list[int], config: GenerationConfig) -> Outcome:
     beams, (eos,) = config.num_beams, config.stop_ids
     max_len = config.limits(len(prompt)).maximum - len(prompt) - 1  # without EOS
     tokens, scores = [list(prompt)] * beams, np.zeros(beams, np.float32)
@@ -74,10 +76,10 @@ def fairseq(logits: Logits, prompt: list[int], config: GenerationConfig) -> Foun
             break
         active = [rank for rank in range(len(top)) if not is_eos[rank]][:beams]
         tokens, scores = [candidates[rank] for rank in active], flat[top][active]
-    return sorted(finalized, key=lambda found: found[1], reverse=True)
+    return sorted(finalized, key=lambda found: found[1], reverse=True), step + 1
 
 
-def ctranslate2(logits: Logits, prompt: list[int], config: GenerationConfig) -> Found:
+def ctranslate2(logits: Logits, prompt: list[int], config: GenerationConfig) -> Outcome:
     beams, penalty = config.num_beams, config.length_penalty
     max_length = config.limits(len(prompt)).maximum - len(prompt)
     alive: list[list[int]] = [list(prompt)]
@@ -112,7 +114,7 @@ def ctranslate2(logits: Logits, prompt: list[int], config: GenerationConfig) -> 
         alive, scores = [candidates[k] for k in active], flat[top][active]
     with np.errstate(divide="ignore"):
         final = [(s, float(score / np.float64(length) ** penalty)) for s, length, score in results]
-    return sorted(final, key=lambda found: found[1], reverse=True)[: config.num_return_sequences]
+    return sorted(final, key=lambda found: found[1], reverse=True)[: config.num_return_sequences], step + 1
 
 
 ENGINES = {"t5x": t5x, "fairseq": fairseq, "ctranslate2": ctranslate2}

@@ -1,5 +1,6 @@
 """Beam search against transformers' rules restated, against all sequences there are, and against itself."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.decoding import reference
 from tests.decoding.decoders import DECODERS, STATES, Encoded, make_table
-from vitjax.decoding import GenerationConfig, beam_search
+from vitjax.decoding import GenerationConfig, beam_search, generate
+from vitjax.nn.functional import split
 
 ROWS = 20
 RANDOM_CONFIGS = 18
@@ -184,6 +186,43 @@ def test_a_row_does_not_depend_on_the_rest_of_the_batch(data):
     others[0] = starts[0]
     alone = run(others, prompt)
     assert_rows_equal(out, 0, alone, 0)
+
+
+@given(
+    starts=st.lists(st.integers(0, STATES - 1), min_size=6, max_size=6),
+    new=st.integers(1, 30),
+    least=st.integers(0, 30),
+    real=st.lists(st.integers(1, 9), min_size=6, max_size=6),
+)
+def test_log_probabilities_add_up_and_a_row_does_not_depend_on_its_bucket(starts, new, least, real):
+    """One program for all of it: other lengths, another order of rows, one more column in front of the prompts."""
+    table = make_table(9, 8, stops=(2, 4), bias=1.0)
+    definition, params, _ = split(DECODERS["state"](table))
+
+    def run(starts, length, real):
+        prompt = np.full((len(starts), length), 3, np.int32)
+        config = dataclasses.replace(PERMUTED, max_new_tokens=new, min_new_tokens=min(least, new))
+        out = generate(
+            definition,
+            params,
+            np.asarray(starts, np.int32)[:, None],
+            prompt=prompt,
+            prompt_mask=np.arange(length) >= length - np.asarray(real)[:, None],
+            config=config,
+        )
+        return jax.device_get(out)
+
+    out, other = run(starts, 9, real), run([*starts[3:], *starts[:3]], 10, [*real[3:], *real[:3]])
+    sums, generated = out.token_log_probs.sum(axis=-1), out.lengths - 9
+    alive = out.scores > ALIVE
+    np.testing.assert_allclose(
+        sums[alive], (out.scores * generated**PERMUTED.length_penalty)[alive], rtol=1e-5, atol=1e-5
+    )
+    assert ((out.token_log_probs != 0).sum(axis=-1) <= generated).all()
+    rolled = np.roll(np.arange(6), 3)
+    np.testing.assert_array_equal(other.tokens[rolled][:, :, 1:], out.tokens)
+    np.testing.assert_array_equal(other.scores[rolled], out.scores)
+    np.testing.assert_array_equal(other.finished[rolled], out.finished)
 
 
 def test_too_small_a_vocabulary():

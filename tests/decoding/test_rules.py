@@ -62,7 +62,8 @@ def told(rules, number):
 def test_matches_the_engine(rules, number):
     config, found = told(rules, number)
     for out, rows in found:
-        for row, hypotheses in enumerate(rows):
+        assert out.steps == max(steps for _, steps in rows)
+        for row, (hypotheses, _) in enumerate(rows):
             kept = hypotheses[: config.num_return_sequences]
             for n, (tokens, score) in enumerate(kept):
                 close = [s for _, s in (*kept[n - 1 : n], *kept[n + 1 : n + 2]) if abs(s - score) < 1e-5]
