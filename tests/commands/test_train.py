@@ -83,7 +83,7 @@ def test_a_run_in_the_way(refusal, recipe, classes_run):
         (["--data.name", "digit_strings"], "digit_strings/16x64/1.0.0 is image to text"),
         (["--data.name", "imagenet2012"], "dataset 'imagenet2012' is not under "),
         (["--data.train_split", "trian"], "no split 'trian': expected one of t"),
-        (["--mesh", "data=3"], "mesh data=3,fsdp=1,tensor=1 takes 3 devices, found 8"),
+        (["--mesh", "data=3"], "mesh data=3,fsdp=1,beam=1,tensor=1 takes 3 devices, found 8"),
         (["--mesh", "data=-1,fsdp=3"], "does not divide 8 devices"),
         (["--mesh", "date=8"], "no axis 'date'; did you mean 'data'?"),
         (["--mesh", "data=two"], "data='two' is not a whole number"),

@@ -66,7 +66,7 @@ class _Table(nnx.Module):
 
 
 class StateDecoder(_Table):
-    def init_cache(self, encoded, *, num_beams, max_length, dtype=None):
+    def init_cache(self, encoded, *, num_beams, max_length, dtype=None, beam_axis=None):
         start = jnp.broadcast_to(encoded.start[:, None], (encoded.start.shape[0], num_beams))
         return StateCache(start, jnp.int32(0))
 
@@ -112,7 +112,7 @@ class SlotCache(NamedTuple):
 class SlotDecoder(_Table):
     """Reads its whole history again at every step, through the ancestors."""
 
-    def init_cache(self, encoded, *, num_beams, max_length, dtype=None):
+    def init_cache(self, encoded, *, num_beams, max_length, dtype=None, beam_axis=None):
         batch = encoded.start.shape[0]
         return SlotCache(
             start=encoded.start,

@@ -113,7 +113,7 @@ class WithoutCache:
     def prepared(self):
         return self
 
-    def init_cache(self, encoded, *, num_beams, max_length, dtype=None):
+    def init_cache(self, encoded, *, num_beams, max_length, dtype=None, beam_axis=None):
         rows = encoded.tokens.shape[0]
         empty = jnp.zeros((rows, num_beams, max_length), jnp.int32)
         return Uncached(encoded, empty, jnp.ones((rows, max_length), bool), jnp.int32(0))
@@ -226,7 +226,7 @@ def test_devices_that_share_a_batch_say_no_more_than_whether_they_are_done(kind)
     encoded = encode(definition, params, source)
     assert encoded.tokens.sharding.shard_shape(encoded.tokens.shape)[0] == rows // 8
     numbers = np.array([0, 1, 20, rows])
-    program = _decode.lower(definition, config, 20, params, {}, encoded, None, None, numbers)
+    program = _decode.lower(definition, config, 20, None, params, {}, encoded, None, None, numbers)
     program = program.compile().as_text()
     moved = re.findall(r"= \w+\[([\d,]*)\]\S* (?:all-\w+|collective-\w+|reduce-scatter)\(", program)
     assert {math.prod(int(n) for n in shape.split(",") if n) for shape in moved} == {1}

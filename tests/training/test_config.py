@@ -5,6 +5,7 @@ import pytest
 
 from tests.training.runs import classifier, residual, transcriber, translator
 from vitjax.models.show_attend_tell import ShowAttendTellConfig
+from vitjax.parallel.mesh import MeshConfig
 from vitjax.training.config import TrainConfig, from_json, load_config, reads_images, to_json
 from vitjax.training.mixing import MixingConfig
 
@@ -53,6 +54,8 @@ def test_options_that_contradict():
         TrainConfig(steps=1, batch_size=8, accumulate=3)
     with pytest.raises(ValueError, match="needs a classifier"):
         dataclasses.replace(transcriber(), mixing=MixingConfig(mixup=0.2))
+    with pytest.raises(ValueError, match="mesh beam=2: a run has no beams to split while it trains"):
+        dataclasses.replace(classifier(), mesh=MeshConfig(beam=2))
 
 
 def test_models_that_cannot_predict_in_parallel():

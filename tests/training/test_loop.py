@@ -274,7 +274,7 @@ def test_a_label_outside_the_classes_ends_the_run(config, tmp_path, one_device, 
         ),
         (
             lambda: dataclasses.replace(classifier(), mesh=MeshConfig(data=3)),
-            "mesh data=3,fsdp=1,tensor=1 takes 3 devices, found 8",
+            "mesh data=3,fsdp=1,beam=1,tensor=1 takes 3 devices, found 8",
         ),
         (
             lambda: with_data(classifier(), "", train_split="training"),

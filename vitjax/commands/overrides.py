@@ -17,7 +17,7 @@ _FRAME = re.compile(r"[│╭╮╰╯─]+|-{8,}")
 
 
 def apply_overrides(config: T, arguments: Sequence[str], *, prog: str, flags: Iterable[str] = ()) -> T:
-    """`config` with the given flags changed. `--mesh data=4,fsdp=2` is short for its three flags.
+    """`config` with the given flags changed. `--mesh data=4,fsdp=2` is short for its flags.
 
     Args:
       flags: the program's own, which are known too.

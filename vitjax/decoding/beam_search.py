@@ -14,12 +14,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.decoding import loop
 from vitjax.decoding.allowed import ROOT, AllowedSequences
+from vitjax.decoding.candidates import ALL, Share, best_continuations
 from vitjax.decoding.config import GenerationConfig, Limits
 from vitjax.decoding.processors import process
 from vitjax.decoding.protocol import SequenceModel
 from vitjax.decoding.rules import RULES, Rules, Standing, table
 from vitjax.decoding.sequences import Sequences
 from vitjax.decoding.top_k import top_k
+from vitjax.nn.beam_parallel import own_beams, share_of
 
 # transformers' minus infinity: finite, so that hypotheses to which it was added keep their order.
 NEVER = -1e9
@@ -67,6 +69,7 @@ def beam_search(
     limits: Limits | None = None,
     rows: Int[Array, ""] | None = None,
     allowed: AllowedSequences | None = None,
+    share: Share = ALL,
 ) -> Sequences:
     """Search with `config.num_beams` beams a row; traceable, so usable inside your own `jax.jit`.
 
@@ -75,6 +78,8 @@ def beam_search(
       limits: the buffer's columns, if they are not what `config` says for this prompt.
       rows: number of real rows; those after it only fill the batch up and are never waited for.
       allowed: the sequences to choose from; None allows all.
+      share: what of the search is on this device, inside a `jax.shard_map`. Where a row's beams are split, every device
+        holds the cache of its own, and all know the tokens, scores and finished hypotheses of all.
 
     Returns:
       `Sequences` with N = `num_return_sequences` and T = `limits.size`. Ties go to the better-ranked beam, then to the
@@ -94,20 +99,26 @@ def beam_search(
         weights=table(config, limits.size - prompt_length),
         prompt_mask=prompt_mask,
         allowed=allowed,
+        share=share,
     )
     model = model.prepared()
 
     def advance(state: _State) -> _State:
         column = [jax.lax.dynamic_slice_in_dim(g.tokens, state.length - 1, 1, axis=2) for g in state.groups]
-        logits, cache = model.step(state.cache, jnp.concatenate(column, axis=1)[:, :, 0])
+        own = own_beams(jnp.concatenate(column, axis=1), share.beam_axis)[:, :, 0]  # [B, k]
+        logits, cache = model.step(state.cache, own)
         return choose(state._replace(cache=cache), logits)
 
-    def choose(state: _State, logits: Float[Array, "B K V"]) -> _State:
+    def choose(state: _State, logits: Float[Array, "B k V"]) -> _State:
         groups, parents = search.choose(state.groups, logits, state.length)
         return _State(cache=state.cache.reorder(parents), length=state.length + 1, groups=groups)
 
     cache = model.init_cache(
-        encoded, num_beams=config.num_beams, max_length=loop.first_room(limits), dtype=config.cache_dtype
+        encoded,
+        num_beams=config.num_beams,
+        max_length=loop.first_room(limits),
+        dtype=config.cache_dtype,
+        beam_axis=share.beam_axis,
     )
     logits, cache = model.prefill(cache, prompt, prompt_mask)
     if logits.shape[-1] < _width(config):
@@ -118,7 +129,8 @@ def beam_search(
     filling = jnp.arange(batch) >= (batch if rows is None else rows)
     groups = (search.start(prompt, filling),) * config.num_beam_groups
     state = _State(cache, jnp.int32(prompt_length), groups)
-    state = choose(state, jnp.broadcast_to(logits[:, None], (batch, config.num_beams, logits.shape[-1])))
+    here = share_of(config.num_beams, share.beam_axis)
+    state = choose(state, jnp.broadcast_to(logits[:, None], (batch, here, logits.shape[-1])))
     state = loop.run(advance, state, limits)
     best = search.result(state.groups, state.length)
     return Sequences(
@@ -141,6 +153,7 @@ class _Search:
     weights: Float[Array, "n"]  # of sums of log-probabilities, by new tokens
     prompt_mask: Bool[Array, "B P"] | None
     allowed: AllowedSequences | None
+    share: Share
 
     def start(self, prompt: Int[Array, "B P"], filling: Bool[Array, "B"]) -> _Beams:
         """A group's beams at the same prompt, of which only the first may be continued; the filling rows done."""
@@ -167,7 +180,7 @@ class _Search:
         )
 
     def choose(
-        self, groups: tuple[_Beams, ...], logits: Float[Array, "B K V"], length: Int[Array, ""]
+        self, groups: tuple[_Beams, ...], logits: Float[Array, "B k V"], length: Int[Array, ""]
     ) -> tuple[tuple[_Beams, ...], Int[Array, "B K"]]:
         """Write column `length`, one group after the other; also which beam each beam continues.
 
@@ -195,19 +208,20 @@ class _Search:
     def _choose(
         self,
         state: _Beams,
-        logits: Float[Array, "B K V"],
+        logits: Float[Array, "B k V"],
         length: Int[Array, ""],
         penalties: Float[Array, "B V"] | None,
     ) -> tuple[_Beams, Int[Array, "B K"]]:
         """Extend every beam by every token, keep the K best that go on, let those that ended into the pool."""
-        beams, vocabulary = logits.shape[1:]
-        log_probs = self._log_probs(state, logits, length, penalties)
-        totals = (log_probs + state.scores[:, :, None]).reshape(-1, beams * vocabulary)
+        beams = state.scores.shape[1]
+        known = (state.tokens, state.scores, state.nodes)
+        written, sums, nodes = own_beams(known, self.share.beam_axis)  # [B, k, ...]
+        log_probs = self._log_probs(written, nodes, logits, length, penalties)
         # Even if every EOS of the K beams is among them, K candidates remain that go on.
-        candidates, index = top_k(totals, _width(self.config) * beams)  # [B, M]
-        parents, tokens = index // vocabulary, index % vocabulary
+        candidates, log_probs, parents, tokens = best_continuations(
+            log_probs + sums[:, :, None], log_probs, _width(self.config) * beams, self.share
+        )  # [B, M]
         ended = jnp.isin(tokens, jnp.asarray(self.config.stop_ids, jnp.int32))
-        log_probs = jnp.take_along_axis(log_probs.reshape(totals.shape), index, axis=-1)
 
         def extended(chosen: Int[Array, "B k"]) -> tuple[Array, ...]:
             """Tokens and their log-probabilities [B, k, T] of the chosen candidates."""
@@ -278,19 +292,20 @@ class _Search:
 
     def _log_probs(
         self,
-        state: _Beams,
-        logits: Float[Array, "B K V"],
+        tokens: Int[Array, "B k T"],
+        nodes: Any,
+        logits: Float[Array, "B k V"],
         length: Int[Array, ""],
         penalties: Float[Array, "B V"] | None,
-    ) -> Float[Array, "B K V"]:
-        allowed = None if self.allowed is None else self.allowed.mask(state.nodes, logits.shape[-1])
+    ) -> Float[Array, "B k V"]:
+        allowed = None if self.allowed is None else self.allowed.mask(nodes, logits.shape[-1])
 
         def processed(scores: Array) -> Array:
             if penalties is not None:
                 scores = scores - penalties[:, None]
             return process(
                 scores,
-                state.tokens,
+                tokens,
                 length,
                 config=self.config,
                 limits=self.limits,

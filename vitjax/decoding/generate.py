@@ -6,16 +6,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
 from vitjax.decoding.allowed import AllowedSequences
 from vitjax.decoding.beam_search import beam_search
-from vitjax.decoding.buckets import bucket, is_spread, pad_columns, pad_rows
+from vitjax.decoding.buckets import bucket, pad_columns, pad_rows
+from vitjax.decoding.candidates import ALL, Share
 from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.protocol import SequenceModel
 from vitjax.decoding.request import decodable, limits_of, longest, make_request, start_tokens
-from vitjax.decoding.sample import pad_keys, require_key, sample
+from vitjax.decoding.sample import one_per_row, pad_keys, require_key, sample
 from vitjax.decoding.sequences import Sequences
+from vitjax.decoding.spread import (
+    keeps_shape,
+    place_params,
+    place_rows,
+    place_whole,
+    require_beams,
+    row_parts,
+    search_over,
+)
 from vitjax.decoding.warpers import Warpers
 from vitjax.nn.functional import Tree
 
@@ -33,6 +44,7 @@ def generate(
     key: Any = None,
     allowed: AllowedSequences | None = None,
     batch_size: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Sequences:
     """Encode the source, then decode it: `decode(encode(source))`.
 
@@ -52,15 +64,19 @@ def generate(
         [B] keys, one a row: then its place does not matter either.
       allowed: the sequences to choose from, `AllowedSequences.of(...)`; None allows all.
       batch_size: rows to pad to, at least B: give it where the last batch of many is smaller, and it compiles nothing.
+      mesh: devices to share the work (`vitjax.parallel.mesh.make_mesh`): rows over `data` and `fsdp`, beams over
+        `beam`, heads and vocabulary over `tensor`. Parameters are placed on it if they are not there; None leaves
+        all where it is.
 
     Raises:
       ValueError: the model has no decoder, prompt and lengths do not fit, or a key is missing or of no use.
     """
     rows = source.shape[0]
+    params, stats = place_params(params, mesh), place_params(stats or {}, mesh)
     source, source_mask = pad_source(
-        definition, params, source, source_mask=source_mask, stats=stats, batch_size=batch_size
+        definition, params, source, source_mask=source_mask, stats=stats, batch_size=batch_size, mesh=mesh
     )
-    encoded = encode(definition, params, source, source_mask=source_mask, stats=stats)
+    encoded = encode(definition, params, source, source_mask=source_mask, stats=stats, mesh=mesh)
     return decode(
         definition,
         params,
@@ -72,6 +88,7 @@ def generate(
         key=key,
         allowed=allowed,
         rows=rows,
+        mesh=mesh,
     )
 
 
@@ -83,12 +100,14 @@ def pad_source(
     source_mask: Bool[Array | np.ndarray, "B S"] | None = None,
     stats: Tree | None = None,
     batch_size: int | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[Any, Any]:
     """`(source, source_mask)` brought to a size that programs are compiled for. Arguments as in `generate`."""
-    if is_spread(source):
+    if keeps_shape(source, mesh):
         return source, source_mask
     rows = source.shape[0]
-    batch = bucket(rows) if batch_size is None else batch_size
+    parts = row_parts(mesh)  # each has a bucket of its own
+    batch = parts * bucket(-(-rows // parts)) if batch_size is None else batch_size
     if batch < rows:
         raise ValueError(f"batch_size={batch_size} is less than the {rows} rows of the source: raise it")
     if jnp.issubdtype(source.dtype, jnp.integer) and source.ndim == 2:
@@ -108,9 +127,11 @@ def encode(
     *,
     source_mask: Bool[Array | np.ndarray, "B S"] | None = None,
     stats: Tree | None = None,
+    mesh: Mesh | None = None,
 ) -> Any:
     """The first program: what the model's encoder makes of the source. Arguments as in `generate`."""
-    return _encode(definition, params, stats or {}, source, source_mask)
+    params, stats = place_params(params, mesh), place_params(stats or {}, mesh)
+    return _encode(definition, params, stats, place_rows(source, mesh), place_rows(source_mask, mesh))
 
 
 def decode(
@@ -125,6 +146,7 @@ def decode(
     key: Any = None,
     allowed: AllowedSequences | None = None,
     rows: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Sequences:
     """The second program: prompt, loop over tokens and choice of the best. Arguments as in `generate`.
 
@@ -132,22 +154,26 @@ def decode(
       encoded: what `encode` returned, of B rows.
       rows: b, the first rows of `encoded` that are real (None: all); the others are not waited for and not returned.
     """
+    require_beams(config, mesh)
     _, target = longest(definition, params, stats)
-    request = make_request(config, encoded, prompt=prompt, prompt_mask=prompt_mask, rows=rows, longest=target)
+    request = make_request(
+        config, encoded, prompt=prompt, prompt_mask=prompt_mask, rows=rows, longest=target, mesh=mesh
+    )
     limits = request.limits
     out = _decode(
         definition,
         request.config,
         limits.size,
-        params,
-        stats or {},
-        encoded,
+        mesh,
+        place_params(params, mesh),
+        place_params(stats or {}, mesh),
+        place_rows(encoded, mesh),
         request.prompt,
         request.prompt_mask,
         request.numbers,
         request.warpers,
-        pad_keys(key, jax.tree.leaves(encoded)[0].shape[0]),
-        allowed,
+        place_whole(pad_keys(key, jax.tree.leaves(encoded)[0].shape[0]), mesh),
+        place_whole(allowed, mesh),
     )
     return out.cut(request.rows, limits.padding, limits.maximum)
 
@@ -174,11 +200,12 @@ def _encode(definition: Any, params: Tree, stats: Tree, source: Any, source_mask
     return model.encode(source, source_mask=source_mask, train=False)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _decode(
     definition: Any,
     config: GenerationConfig,
     size: int,
+    mesh: Mesh | None,
     params: Tree,
     stats: Tree,
     encoded: Any,
@@ -189,19 +216,27 @@ def _decode(
     key: Any = None,
     allowed: AllowedSequences | None = None,
 ) -> Sequences:
-    model = decodable(definition, params, stats)
-    return _search(
-        model,
-        encoded,
-        prompt,
-        prompt_mask,
-        config=config,
-        key=key,
-        warpers=warpers,
-        allowed=allowed,
-        limits=limits_of(prompt, size, numbers),
-        rows=numbers[3],
-    )
+    def search(whole: Any, by_rows: Any, share: Share = ALL) -> Sequences:
+        params, stats, numbers, warpers, allowed = whole
+        encoded, prompt, prompt_mask, key = by_rows
+        return _search(
+            decodable(definition, params, stats),
+            encoded,
+            prompt,
+            prompt_mask,
+            config=config,
+            key=key,
+            warpers=warpers,
+            allowed=allowed,
+            limits=limits_of(prompt, size, numbers),
+            rows=numbers[3] - share.first_row,
+            share=share,
+        )
+
+    if key is not None:
+        key = one_per_row(key, jax.tree.leaves(encoded)[0].shape[0])
+    parts = (params, stats, numbers, warpers, allowed), (encoded, prompt, prompt_mask, key)
+    return search(*parts) if mesh is None else search_over(mesh, search, *parts)
 
 
 def _search(

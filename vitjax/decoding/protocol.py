@@ -47,8 +47,20 @@ class SequenceModel(Protocol):
         """The same model with what every step would do alike done once; called before the loop over tokens."""
         ...
 
-    def init_cache(self, encoded: Any, *, num_beams: int, max_length: int, dtype: Any = None) -> Any:
-        """An empty cache with room for `max_length` tokens, prompt included, kept in `dtype`."""
+    def init_cache(
+        self,
+        encoded: Any,
+        *,
+        num_beams: int,
+        max_length: int,
+        dtype: Any = None,
+        beam_axis: str | None = None,
+    ) -> Any:
+        """An empty cache with room for `max_length` tokens, prompt included, kept in `dtype`.
+
+        With a `beam_axis`, a mesh axis of the enclosing `jax.shard_map`, K = `num_beams` are those of all its devices:
+        each keeps k = K / devices of them, `step` takes and gives k, and `reorder` takes the parents of all K.
+        """
         ...
 
     def prefill(
@@ -57,7 +69,7 @@ class SequenceModel(Protocol):
         """Read a prompt shared by a row's beams (padded on the left); logits of the token after it."""
         ...
 
-    def step(self, cache: Any, tokens: Int[Array, "B K"]) -> tuple[Float[Array, "B K V"], Any]:
+    def step(self, cache: Any, tokens: Int[Array, "B k"]) -> tuple[Float[Array, "B k V"], Any]:
         """Read one token for each beam; logits of the next."""
         ...
 

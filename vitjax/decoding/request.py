@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from vitjax.decoding import loop
-from vitjax.decoding.buckets import bucket, is_spread, pad_columns, pad_rows
+from vitjax.decoding.buckets import bucket, pad_columns, pad_rows
 from vitjax.decoding.config import GenerationConfig, Limits
 from vitjax.decoding.protocol import SequenceModel
+from vitjax.decoding.spread import keeps_shape, place_rows, place_whole
 from vitjax.decoding.warpers import Warpers
 from vitjax.nn.functional import Tree, merge
 
@@ -46,8 +48,9 @@ def make_request(
     prompt_mask: Any,
     rows: int | None,
     longest: int | None,
+    mesh: Mesh | None = None,
 ) -> Request:
-    """Pad prompts and lengths to their buckets, unless the batch is spread over devices.
+    """Pad prompts and lengths to their buckets, unless the batch keeps its shape, and place them on the mesh.
 
     Args:
       encoded: of B rows, of which the first `rows` are real (None: all).
@@ -67,7 +70,7 @@ def make_request(
     length = 1 if prompt is None else prompt.shape[1]
     limits = config.limits(length)
     limits.require_room(longest)
-    if not is_spread(leaf):
+    if not keeps_shape(leaf, mesh):
         padding = bucket(length) - length
         maximum = limits.maximum + padding
         limits = Limits(
@@ -84,7 +87,8 @@ def make_request(
         prompt = None if prompt is None else pad_rows(prompt, batch)
         prompt_mask = None if prompt_mask is None else pad_rows(prompt_mask, batch)
     numbers = np.asarray([limits.padding, limits.minimum, limits.maximum, rows], np.int32)
-    numbers, warpers = jax.device_put((numbers, Warpers.of(config)))
+    numbers, warpers = place_whole((numbers, Warpers.of(config)), mesh)
+    prompt, prompt_mask = place_rows(prompt, mesh), place_rows(prompt_mask, mesh)
     return Request(config.without_numbers(), limits, rows, prompt, prompt_mask, numbers, warpers)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from vitjax.decoding import loop
 from vitjax.decoding.allowed import ROOT, AllowedSequences
 from vitjax.decoding.buckets import pad_rows
+from vitjax.decoding.candidates import ALL, Share, whole_vocabulary
 from vitjax.decoding.config import GenerationConfig, Limits
 from vitjax.decoding.processors import process
 from vitjax.decoding.protocol import SequenceModel
@@ -55,6 +56,7 @@ def sample(
     limits: Limits | None = None,
     rows: Int[Array, ""] | None = None,
     allowed: AllowedSequences | None = None,
+    share: Share = ALL,
 ) -> Sequences:
     """Draw `num_return_sequences` sequences a row; traceable. Other arguments as in `beam_search`.
 
@@ -64,6 +66,7 @@ def sample(
     Args:
       key: a `jax.random.key`, or [B] of them: then the draws of a row depend on its own key alone.
       warpers: the numbers of the config's rules, where they are traced.
+      share: what of the search is on this device, inside a `jax.shard_map`.
 
     Returns:
       `Sequences` with N = `num_return_sequences` and T = `limits.size`, in the order drawn. Their log-probabilities are
@@ -76,7 +79,9 @@ def sample(
     if warpers is None:
         warpers = Warpers.of(config)
     keys = None if key is None else row_keys(key, prompt.shape[0], config.num_slots)
-    writer = Writer(model.prepared(), config, limits, warpers, keys, prompt_mask, allowed=allowed)
+    writer = Writer(
+        model.prepared(), config, limits, warpers, keys, prompt_mask, allowed=allowed, share=share
+    )
     state = writer.run(writer.start(encoded, prompt, rows), limits.maximum)
     steps = state.length - limits.prompt
     return conclude(state.tokens, state.log_probs, state.lengths, steps, config=config, limits=limits)
@@ -92,13 +97,17 @@ def require_key(config: GenerationConfig, key: Any) -> None:
         )
 
 
-def row_keys(key: Any, batch: int, slots: int) -> Key[Array, "B K"]:
-    """A key for each sequence, the same in a larger batch. `key` is one, or [B], one a row; or their raw data."""
+def one_per_row(key: Any, batch: int) -> Key[Array, "B"]:
+    """A key for each row, the same in a larger batch. `key` is one, or [B], one a row; or their raw data."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
-    fold = jax.vmap(jax.random.fold_in, (None, 0))
-    rows = key if key.ndim else fold(key, jnp.arange(batch))
-    return jax.vmap(fold, (0, None))(rows, jnp.arange(slots))
+    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+
+
+def row_keys(key: Any, batch: int, slots: int) -> Key[Array, "B K"]:
+    """A key for each sequence of each row; `key` as in `one_per_row`."""
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+    return fold(one_per_row(key, batch), jnp.arange(slots))
 
 
 def pad_keys(key: Any, batch: int) -> Any:
@@ -172,6 +181,7 @@ class Writer:
     prompt_mask: Any
     grows: bool = True
     allowed: AllowedSequences | None = None
+    share: Share = ALL
 
     def start(self, encoded: Any, prompt: Array, rows: Array | None) -> State:
         """Read the prompt and choose the first token; `rows` and later ones only fill the batch up."""
@@ -218,6 +228,8 @@ class Writer:
             )
 
         logits = logits.astype(jnp.float32)
+        if self.keys is not None:
+            logits = whole_vocabulary(logits, self.share)
         # The choice is made on logits: log-softmax can round two of them to the same number.
         scores = processed(logits)
         if self.keys is None:

@@ -159,15 +159,17 @@ class TransformerDecoder(nnx.Module):
         num_beams: int,
         max_length: int,
         dtype: CacheDtype | None = None,
+        beam_axis: str | None = None,
     ) -> DecoderCache:
         """An empty cache for `num_beams` beams a row, with room for `max_length` positions, the prompt included.
 
         Args:
           dtype: what keys and values are kept in; None is the dtype of the arithmetic.
+          beam_axis: mesh axis of the enclosing `jax.shard_map` over which the beams lie; None: all are here.
         """
         cross = [block.project_context(context) for block in self._layers()]
         return DecoderCache.create(
-            cross, context_mask, num_beams=num_beams, max_length=max_length, dtype=dtype
+            cross, context_mask, num_beams=num_beams, max_length=max_length, dtype=dtype, beam_axis=beam_axis
         )
 
     def prefill(
@@ -177,39 +179,43 @@ class TransformerDecoder(nnx.Module):
         length = prompt.shape[1]
         if mask is not None:
             cache = replace(cache, valid=cache.valid.at[:, :length].set(mask))
-        x, cache = self._read(cache, prompt[:, None])
+        x, cache = self._read(cache, prompt[:, None], beams=1)
         return self._logits(x[:, 0, -1], train=False), cache
 
     def step(
-        self, cache: DecoderCache, tokens: Int[Array, "B K"]
-    ) -> tuple[Float[Array, "B K V"], DecoderCache]:
+        self, cache: DecoderCache, tokens: Int[Array, "B k"]
+    ) -> tuple[Float[Array, "B k V"], DecoderCache]:
         """Append one token to each beam; logits of the next."""
-        x, cache = self._read(cache, tokens[:, :, None])
+        x, cache = self._read(cache, tokens[:, :, None], beams=cache.ancestors.shape[1])
         return self._logits(x[:, :, 0], train=False), cache
 
     def extend(
-        self, cache: DecoderCache, tokens: Int[Array, "B K T"]
-    ) -> tuple[Float[Array, "B K T V"], DecoderCache]:
+        self, cache: DecoderCache, tokens: Int[Array, "B k T"]
+    ) -> tuple[Float[Array, "B k T V"], DecoderCache]:
         """Append T tokens to each beam in one pass; logits of the next after each of them."""
-        x, cache = self._read(cache, tokens)
+        x, cache = self._read(cache, tokens, beams=cache.ancestors.shape[1])
         return self._logits(x, train=False), cache
 
     def _read(
-        self, cache: DecoderCache, tokens: Int[Array, "B k T"]
+        self, cache: DecoderCache, tokens: Int[Array, "B k T"], *, beams: int
     ) -> tuple[Float[Array, "B k T D"], DecoderCache]:
+        """Read T tokens of each of so many beams, of which k are on this device."""
         batch, slots, length = tokens.shape
-        _, beams, room = cache.ancestors.shape
+        room = cache.ancestors.shape[2]
         positions = jnp.tile(cache.positions(length), (1, slots))  # [B, kT]
-        cache = cache.claim(slots, length)
+        cache = cache.claim(beams, length)
         rows = (batch * slots, length)
         x = self.embedding(tokens.reshape(rows), positions.reshape(rows))
         bias = self._bias(cache.position + jnp.arange(length), jnp.arange(room))
+        if bias is not None:
+            bias = jnp.repeat(jnp.tile(bias, (1, 1, beams, 1)), cache.num_slots, axis=3)
         options: dict[str, Any] = dict(
-            put=partial(write, position=cache.position, length=length, num_beams=beams),
-            visible=cache.visible(slots, length),
+            put=partial(write, position=cache.position, length=length, num_beams=cache.num_slots),
+            visible=cache.visible(beams, length),
             context_mask=cache.context_mask,
-            bias=None if bias is None else jnp.repeat(jnp.tile(bias, (1, 1, slots, 1)), beams, axis=3),
+            bias=bias,
             rotation=self._rotation(positions),
+            beam_axis=None if beams == 1 else cache.beam_axis,
         )
         x = x.reshape(batch, slots * length, -1)
         written = []

@@ -115,10 +115,21 @@ class EncoderDecoder(nnx.Module):
         return model
 
     def init_cache(
-        self, encoded: Encoded, *, num_beams: int, max_length: int, dtype: CacheDtype | None = None
+        self,
+        encoded: Encoded,
+        *,
+        num_beams: int,
+        max_length: int,
+        dtype: CacheDtype | None = None,
+        beam_axis: str | None = None,
     ) -> DecoderCache:
         return self.decoder.init_cache(
-            encoded.tokens, encoded.mask, num_beams=num_beams, max_length=max_length, dtype=dtype
+            encoded.tokens,
+            encoded.mask,
+            num_beams=num_beams,
+            max_length=max_length,
+            dtype=dtype,
+            beam_axis=beam_axis,
         )
 
     def prefill(

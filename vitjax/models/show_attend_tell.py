@@ -1,11 +1,11 @@
 """Show, Attend and Tell: a recurrent decoder that looks at one part of an image after another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.models.decoder import DecoderOutput
@@ -13,6 +13,7 @@ from vitjax.models.encoder_decoder import Encoded
 from vitjax.models.resnet import ResNetConfig
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.attention import additive_weights, padding_mask
+from vitjax.nn.beam_parallel import all_beams, own_beams, share_of
 from vitjax.nn.cache import CacheDtype
 from vitjax.nn.embeddings import TokenEmbedding
 from vitjax.nn.recurrent import LSTMCell, LSTMState, keep_where
@@ -56,20 +57,27 @@ class Context(NamedTuple):
     mask: Bool[Array, "B S"] | None
 
 
-class RecurrentCache(NamedTuple):
+@struct.dataclass
+class RecurrentCache:
     """The decoder's cache: a state [B, K, W] for each beam, and the context they share.
 
-    `position` is the number of positions written.
+    `position` is the number of positions written, `beam_axis` the mesh axis over which the states lie, the same number
+    on each device; None: all are here.
     """
 
     context: Context
     state: LSTMState
     position: Int[Array, ""]
+    beam_axis: str | None = struct.field(pytree_node=False, default=None)
 
     def reorder(self, parents: Int[Array, "B K"]) -> "RecurrentCache":
         """Let beam k continue what beam `parents[b, k]` was."""
-        state = jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, parents[:, :, None], axis=1), self.state)
-        return self._replace(state=state)
+        parents = own_beams(parents, self.beam_axis)[:, :, None]  # [B, k, 1]
+
+        def move(leaf: Array) -> Array:
+            return jnp.take_along_axis(all_beams(leaf, self.beam_axis), parents, axis=1)
+
+        return replace(self, state=jax.tree.map(move, self.state))
 
     def mark(self) -> tuple[LSTMState, Array]:
         """All that changes from token to token."""
@@ -78,7 +86,7 @@ class RecurrentCache(NamedTuple):
     def restore(self, mark: tuple[LSTMState, Array]) -> "RecurrentCache":
         """Forget the tokens read since `mark()`."""
         state, position = mark
-        return self._replace(state=state, position=position)
+        return replace(self, state=state, position=position)
 
     def grow(self, max_length: int) -> "RecurrentCache":
         """A state of fixed size has room for everything."""
@@ -194,7 +202,13 @@ class ShowAttendTell(nnx.Module):
         return self
 
     def init_cache(
-        self, encoded: Encoded, *, num_beams: int, max_length: int, dtype: CacheDtype | None = None
+        self,
+        encoded: Encoded,
+        *,
+        num_beams: int,
+        max_length: int,
+        dtype: CacheDtype | None = None,
+        beam_axis: str | None = None,
     ) -> RecurrentCache:
         """A cache for `num_beams` beams a row; its size does not depend on `max_length`.
 
@@ -207,7 +221,8 @@ class ShowAttendTell(nnx.Module):
                 "leave cache_dtype out"
             )
         context, state = self._start(encoded)
-        return RecurrentCache(context, _beams(state, num_beams), jnp.int32(0))
+        state = _beams(state, share_of(num_beams, beam_axis))
+        return RecurrentCache(context, state, jnp.int32(0), beam_axis)
 
     def prefill(
         self, cache: RecurrentCache, prompt: Int[Array, "B T"], prompt_mask: Bool[Array, "B T"] | None = None
@@ -219,7 +234,7 @@ class ShowAttendTell(nnx.Module):
         state = jax.tree.map(lambda leaf: leaf[:, :1], cache.state)
         hidden, vectors, _, state = self._run(cache.context, tokens, state, prompt_mask, return_weights=False)
         logits = self._logits(hidden[:, -1], vectors[:, -1], tokens[:, -1], train=False)
-        cache = cache._replace(state=_beams(state, num_beams), position=cache.position + prompt.shape[1])
+        cache = replace(cache, state=_beams(state, num_beams), position=cache.position + prompt.shape[1])
         return logits, cache
 
     def step(
@@ -229,7 +244,7 @@ class ShowAttendTell(nnx.Module):
         embedded = self._embed(tokens, train=False)  # [B, K, E]
         state, glimpse = self._advance(cache.context, self.cell.input(embedded), cache.state)
         logits = self._logits(state.hidden, glimpse.vector, embedded, train=False)
-        return logits, cache._replace(state=state, position=cache.position + 1)
+        return logits, replace(cache, state=state, position=cache.position + 1)
 
     def _start(self, encoded: Encoded) -> tuple[Context, LSTMState]:
         """The context of a row and the state [B, 1, W] that its mean feature starts the decoder with."""

@@ -105,10 +105,16 @@ def additive_weights(
     bias: Float[Array, "#B #H #T S"] | None = None,
 ) -> Float[Array, "B H T S"]:
     """Weights of additive attention (Bahdanau et al. 2015): softmax(kernel . tanh(q + k)), B*T*S*H*C of memory."""
+    return softmax_scores(additive_scores(query, key, kernel), mask, bias)
+
+
+def additive_scores(
+    query: Float[Array, "B T H C"], key: Float[Array, "B S H C"], kernel: Float[Array, "H C"]
+) -> Float[Array, "B H T S"]:
+    """kernel . tanh(q + k) in float32, before mask, bias and softmax."""
     hidden = jnp.tanh(query[:, :, None] + key[:, None])  # [B, T, S, H, C]
     kernel = kernel.astype(hidden.dtype)
-    scores = jnp.einsum("btshc,hc->bhts", hidden, kernel, preferred_element_type=jnp.float32)
-    return softmax_scores(scores, mask, bias)
+    return jnp.einsum("btshc,hc->bhts", hidden, kernel, preferred_element_type=jnp.float32)
 
 
 class AttentionOutput(NamedTuple):
@@ -238,15 +244,19 @@ class MultiHeadAttention(nnx.Module):
 
         With heads first XLA on CPU multiplies the few queries of a step with the keys where they lie, and copies none.
         """
-        if self.score != "dot":
-            key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
-            return self.attend(query, key, value, mask=mask, bias=bias, train=False).values
-        scale = query.shape[-1] ** -0.5 if self.query_key_scale is None else self.query_key_scale
-        query = jnp.swapaxes(query, 1, 2)  # [B, H, T, C]
-        scores = jnp.einsum("bhtc,bhsc->bhts", query, key, preferred_element_type=jnp.float32)
-        weights = softmax_scores(scores * scale, mask, bias)
+        weights = softmax_scores(self.score_kept(query, key), mask, bias)
         values = jnp.einsum("bhts,bhsc->bhtc", weights.astype(value.dtype), value)
         return self.out(jnp.swapaxes(values, 1, 2))
+
+    def score_kept(
+        self, query: Float[Array, "B T H C"], key: Float[Array, "B H S C"]
+    ) -> Float[Array, "B H T S"]:
+        """Scores of keys as a cache keeps them: float32, before mask, bias and softmax."""
+        if self.score == "additive":
+            return additive_scores(query, jnp.swapaxes(key, 1, 2), self.score_kernel[...])
+        scale = query.shape[-1] ** -0.5 if self.query_key_scale is None else self.query_key_scale
+        query = jnp.swapaxes(query, 1, 2)  # [B, H, T, C]
+        return jnp.einsum("bhtc,bhsc->bhts", query, key, preferred_element_type=jnp.float32) * scale
 
     def __call__(
         self,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from vitjax.nn.attention import MultiHeadAttention, Score, padding_mask
+from vitjax.nn.beam_parallel import attend_across_devices
 from vitjax.nn.cache import Kept, LayerCache, recall
 from vitjax.nn.feedforward import Activation, FeedForward
 from vitjax.nn.norms import NormKind, make_norm
@@ -238,10 +240,11 @@ class DecoderBlock(nnx.Module):
         cache: LayerCache,
         *,
         put: Callable[[Kept, Array], Kept],
-        visible: Bool[Array, "B N R"],
+        visible: Bool[Array, "B M R"],
         context_mask: Bool[Array, "B S"] | None,
-        bias: Float[Array, "1 H N R"] | None = None,
+        bias: Float[Array, "1 H M R"] | None = None,
         rotation: Rotation | None = None,
+        beam_axis: str | None = None,
     ) -> tuple[Float[Array, "B N D"], LayerCache]:
         """Continue k beams by T tokens, N = k * T, slot by slot, reading the R cells of the cache (theirs included).
 
@@ -249,13 +252,18 @@ class DecoderBlock(nnx.Module):
 
         Args:
           put: writes their keys or values [B, N, H, C] into the cache.
-          visible: which cells each of them may look at.
+          visible: which cells each of them may look at; M = N.
+          beam_axis: mesh axis over which the beams lie, then `visible` and `bias` are about the M tokens of all of them
+            and this device's cells. None: all are here.
         """
         entered = self.attention_sublayer.enter(x, train=False)
         query = self.attention.project_query(entered, rotation)
         key, value = self.attention.project_key_value(entered, rotation)
         cache = replace(cache, self_key=put(cache.self_key, key), self_value=put(cache.self_value, value))
-        branch = self.attention.attend_kept(
+        attend: Callable[..., Array] = self.attention.attend_kept
+        if beam_axis is not None:
+            attend = partial(attend_across_devices, self.attention, axis=beam_axis)
+        branch = attend(
             query,
             recall(cache.self_key, query.dtype),
             recall(cache.self_value, query.dtype),

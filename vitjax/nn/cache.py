@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from vitjax.nn.beam_parallel import share_of
+
 CacheDtype = Literal["float32", "bfloat16", "int8"]
 
 
@@ -64,6 +66,8 @@ class DecoderCache:
         of this table and nothing else.
       valid: False where the prompt is padded on the left.
       position: number of positions written.
+      beam_axis: mesh axis over which the slots lie, the same number k on each device, which has the cells of its own;
+        None: all are here. The rest is known to every device, and `ancestors` count the slots of all.
     """
 
     layers: tuple[LayerCache, ...]
@@ -71,6 +75,7 @@ class DecoderCache:
     ancestors: Int[Array, "B K T"]
     valid: Bool[Array, "B T"]
     position: Int[Array, ""]
+    beam_axis: str | None = struct.field(pytree_node=False, default=None)
 
     @classmethod
     def create(
@@ -81,10 +86,11 @@ class DecoderCache:
         num_beams: int,
         max_length: int,
         dtype: CacheDtype | None = None,
+        beam_axis: str | None = None,
     ) -> "DecoderCache":
         """An empty cache around the context's keys and values [B, H, S, C] of each layer; `dtype` None is theirs."""
         batch, heads, _, width = cross[0][0].shape
-        cells = (batch, heads, max_length * num_beams)
+        cells = (batch, heads, max_length * share_of(num_beams, beam_axis))
         # not keep(zeros): XLA would work that out while it compiles, element by element
         empty = Kept(
             jnp.zeros((*cells, width), cross[0][0].dtype if dtype is None else dtype),
@@ -98,14 +104,20 @@ class DecoderCache:
             ancestors=jnp.zeros((batch, num_beams, max_length), jnp.int32),
             valid=jnp.ones((batch, max_length), bool),
             position=jnp.int32(0),
+            beam_axis=beam_axis,
         )
+
+    @property
+    def num_slots(self) -> int:
+        """k, the slots on this device."""
+        return share_of(self.ancestors.shape[1], self.beam_axis)
 
     def grow(self, max_length: int) -> "DecoderCache":
         """Make room for `max_length` positions. A loop that grows its cache now and then reads only what is written."""
-        _, beams, length = self.ancestors.shape
+        length = self.ancestors.shape[2]
 
         def cells(kept: Kept) -> Kept:
-            return jax.tree.map(lambda a: _pad(a, 2, (max_length - length) * beams), kept)
+            return jax.tree.map(lambda a: _pad(a, 2, (max_length - length) * self.num_slots), kept)
 
         return replace(
             self,
@@ -134,24 +146,32 @@ class DecoderCache:
         padded = jnp.sum(~self.valid, axis=-1, dtype=jnp.int32)[:, None]
         return jnp.maximum(self.position + jnp.arange(length)[None] - padded, 0)
 
-    def visible(self, slots: int, length: int) -> Bool[Array, "B N R"]:
-        """Which of the R = T*K cells each of the next N = slots * length tokens may look at, slot by slot."""
-        batch, beams, room = self.ancestors.shape
+    def visible(self, beams: int, length: int) -> Bool[Array, "B N R"]:
+        """Which of the R = T*k cells here each of the next N = beams * length tokens may look at, beam by beam.
+
+        A prompt, with 1 of several beams, is looked at where it lies on each device: in the first slot.
+        """
+        batch, all_beams, room = self.ancestors.shape
         causal = jnp.arange(room)[None] <= self.position + jnp.arange(length)[:, None]  # [t, T]
         seen = (causal[None] & self.valid[:, None])[:, None, :, :, None]  # [B, 1, t, T, 1]
-        if beams > 1:
-            own = self.ancestors[:, :slots, :, None] == jnp.arange(beams)  # [B, k, T, K]
+        if all_beams > 1:
+            slots = jnp.arange(self.num_slots)
+            if self.beam_axis is not None and beams > 1:
+                slots = slots + jax.lax.axis_index(self.beam_axis) * self.num_slots
+            own = self.ancestors[:, :beams, :, None] == slots  # [B, beams, T, k]
             seen = seen & own[:, :, None]
-        return seen.reshape(batch, slots * length, room * beams)
+        return seen.reshape(batch, beams * length, room * self.num_slots)
 
-    def claim(self, slots: int, length: int) -> "DecoderCache":
-        """Note that the first `slots` beams are about to write `length` positions into their own slots.
+    def claim(self, beams: int, length: int) -> "DecoderCache":
+        """Note that the first `beams` are about to write `length` positions into their own slots.
 
-        A prompt is written by slot 0 alone, for all beams of its row.
+        A prompt is written by slot 0 alone, for all beams of its row; where slots lie on several devices, each writes
+        it into its first, but only the very first is asked for it later.
         """
-        batch, beams, _ = self.ancestors.shape
-        own = jnp.arange(beams, dtype=jnp.int32) if slots == beams else jnp.zeros(beams, jnp.int32)
-        update = jnp.broadcast_to(own[None, :, None], (batch, beams, length))
+        batch, all_beams, _ = self.ancestors.shape
+        every = jnp.arange(all_beams, dtype=jnp.int32)
+        own = every if beams == all_beams else jnp.zeros_like(every)
+        update = jnp.broadcast_to(own[None, :, None], (batch, all_beams, length))
         start = (0, 0, self.position)
         return replace(self, ancestors=jax.lax.dynamic_update_slice(self.ancestors, update, start))
 

@@ -1,4 +1,4 @@
-"""The device mesh: three named axes, sized by a small config."""
+"""The device mesh: four named axes, sized by a small config."""
 
 import dataclasses
 import difflib
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import AxisType, Mesh
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "beam", "tensor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +18,13 @@ class MeshConfig:
     Attributes:
         data: copies of the parameters, each with its own part of the batch.
         fsdp: parts of the batch that also hold only a part of every parameter (ZeRO-3).
+        beam: parts of the beams of each row, in beam search; training has no use for it.
         tensor: parts of heads, feed-forward width and vocabulary (Megatron-LM).
     """
 
     data: int = -1
     fsdp: int = 1
+    beam: int = 1
     tensor: int = 1
 
     def __post_init__(self) -> None:
@@ -93,7 +95,7 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with axes (data, fsdp, tensor) over `devices` (default: all of every process).
+    """A mesh with axes (data, fsdp, beam, tensor) over `devices` (default: all of every process).
 
     Axes are `AxisType.Auto`: the compiler places what the rules leave open. `jax.make_mesh` orders the devices so
     that the last axis, which talks most, has the nearest neighbours.

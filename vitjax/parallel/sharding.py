@@ -66,17 +66,23 @@ class Placement:
     reason: str
 
 
-def explain(params: Any, mesh: Mesh, rules: Sequence[Rule] = RULES) -> list[Placement]:
-    """The place of every array of `params` (arrays or ShapeDtypeStructs), in tree order, each with its reason."""
-    return [
-        _place(path, tuple(leaf.shape), dict(mesh.shape), rules)
-        for path, leaf in named_leaves(params).items()
-    ]
+def explain(
+    params: Any, mesh: Mesh, rules: Sequence[Rule] = RULES, *, axes: Sequence[str] = ("fsdp", "tensor")
+) -> list[Placement]:
+    """The place of every array of `params` (arrays or ShapeDtypeStructs), in tree order, each with its reason.
+
+    Args:
+        axes: mesh axes that parameters may be split over; over the others they are whole.
+    """
+    sizes = {axis: mesh.shape[axis] if axis in axes else 1 for axis in ("fsdp", "tensor")}
+    return [_place(path, tuple(leaf.shape), sizes, rules) for path, leaf in named_leaves(params).items()]
 
 
-def shardings(params: Any, mesh: Mesh, rules: Sequence[Rule] = RULES) -> Any:
-    """A tree like `params` (arrays or ShapeDtypeStructs) of NamedShardings."""
-    places = [NamedSharding(mesh, place.spec) for place in explain(params, mesh, rules)]
+def shardings(
+    params: Any, mesh: Mesh, rules: Sequence[Rule] = RULES, *, axes: Sequence[str] = ("fsdp", "tensor")
+) -> Any:
+    """A tree like `params` (arrays or ShapeDtypeStructs) of NamedShardings. Arguments as in `explain`."""
+    places = [NamedSharding(mesh, place.spec) for place in explain(params, mesh, rules, axes=axes)]
     return jax.tree.unflatten(jax.tree.structure(params), places)
 
 

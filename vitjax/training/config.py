@@ -104,6 +104,11 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
+        if self.mesh.beam != 1:
+            raise ValueError(
+                f"mesh beam={self.mesh.beam}: a run has no beams to split while it trains; give its devices to data, "
+                "fsdp or tensor, and split beams with vitjax evaluate --mesh"
+            )
         if self.mixing.active and not isinstance(self.model, CLASSIFIERS):
             raise ValueError("mixing blends classes: it needs a classifier, this model writes sequences")
         if self.train.parallel_fraction:
