@@ -78,7 +78,8 @@ def test_public_names_exist(name: str) -> None:
 
 def requirements() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [Requirement(line) for line in project["dependencies"] + project["optional-dependencies"]["dev"]]
+    lines = project["dependencies"] + project["optional-dependencies"]["dev"]
+    return [Requirement(line) for line in [*lines, "torch", "transformers"]]  # the last two for `make bench`
 
 
 def pins(python_version: str) -> dict[str, str]:
