@@ -11,6 +11,7 @@ from tests.decoding.decoders import DECODERS, SlotDecoder, StateDecoder, make_ta
 from tests.decoding.test_generate import compilations
 from tests.decoding.test_models import case, parts
 from vitjax.decoding import Assistant, GenerationConfig, generate, speculative
+from vitjax.decoding.sample import one_per_row
 from vitjax.decoding.warpers import Warpers, warp
 from vitjax.nn.functional import merge, split
 
@@ -32,10 +33,12 @@ def assistant(table=NOISY, kind="slots"):
     return Assistant(definition, params)
 
 
-def run(table=TABLE, rows=ROWS, *, config=GREEDY, draft=None, key=None, **options):
+def run(table=TABLE, rows=ROWS, *, start=0, config=GREEDY, draft=None, key=None, **options):
     definition, params, _ = split(SlotDecoder(table))
     draft = assistant() if draft is None else draft
-    return speculative(definition, params, sources(rows), assistant=draft, config=config, key=key, **options)
+    return speculative(
+        definition, params, sources(rows) + start, assistant=draft, config=config, key=key, **options
+    )
 
 
 def plain(config=GREEDY, rows=ROWS, **options):
@@ -174,8 +177,9 @@ def test_a_rows_draws_depend_on_its_place_alone():
     config = replace(SAMPLED, max_new_tokens=12)
     whole = run(config=config, key=KEY)
     np.testing.assert_array_equal(run(config=config, key=KEY).sequences.tokens, whole.sequences.tokens)
-    part = run(rows=5, config=config, key=KEY)
-    np.testing.assert_array_equal(part.sequences.tokens, whole.sequences.tokens[:5])
+    keys = one_per_row(KEY, ROWS)
+    part = run(rows=5, batch_size=ROWS, config=config, key=keys[2:7], start=2)
+    np.testing.assert_array_equal(part.sequences.tokens, whole.sequences.tokens[2:7])
     other = run(config=config, key=jax.random.key(1))
     assert (other.sequences.tokens != whole.sequences.tokens).any()
 
@@ -240,6 +244,7 @@ def test_several_tokens_at_once_are_steps_that_can_be_forgotten():
     ("options", "given", "match"),
     [
         ({"num_beams": 2}, {}, "one sequence a row"),
+        ({"rules": "t5x"}, {}, "by transformers' rules"),
         ({"do_sample": True, "num_return_sequences": 2}, {"key": KEY}, "one sequence a row"),
         ({}, {"num_assistant_tokens": 0}, "1 or more"),
         ({}, {"key": KEY}, "a key was given"),

@@ -94,6 +94,7 @@ def test_the_one_token_of_a_prompt_needs_no_step():
     ("options", "given", "match"),
     [
         ({"num_beams": 2}, {}, "may change its tokens until the end"),
+        ({"rules": "t5x"}, {}, "leave rules out"),
         ({}, {"chunk_size": 0}, "1 or more"),
         ({}, {"key": KEY}, "a key was given"),
         ({"do_sample": True}, {}, "needs a key"),

@@ -18,7 +18,7 @@ from vitjax.decoding.drafting import Memory, Row, Speculator
 from vitjax.decoding.generate import encode, pad_source
 from vitjax.decoding.protocol import SequenceModel, Verifier
 from vitjax.decoding.request import decodable, limits_of, longest, make_request, start_tokens
-from vitjax.decoding.sample import conclude, require_key, row_keys
+from vitjax.decoding.sample import conclude, pad_keys, require_key, row_keys
 from vitjax.decoding.sequences import Sequences
 from vitjax.decoding.warpers import Warpers
 from vitjax.nn.functional import Tree
@@ -112,7 +112,7 @@ def speculative(
         (assistant.params, assistant.stats or {}),
         *encoded,
         *request[3:],
-        key,
+        pad_keys(key, jax.tree.leaves(encoded[0])[0].shape[0]),
     )
     sequences = out.sequences.cut(rows, request.limits.padding, request.limits.maximum)
     if rows == out.examined.shape[0]:
@@ -222,10 +222,11 @@ def speculate(
 
 
 def _require_plain(model: Any, config: GenerationConfig, num_assistant_tokens: int) -> None:
-    if config.num_beams > 1 or config.num_return_sequences > 1:
+    if config.num_beams > 1 or config.num_return_sequences > 1 or config.rules != "transformers":
         raise ValueError(
-            f"num_beams={config.num_beams}, num_return_sequences={config.num_return_sequences}: speculative decoding "
-            "writes one sequence a row, set both to 1"
+            f"num_beams={config.num_beams}, num_return_sequences={config.num_return_sequences}, "
+            f"rules={config.rules!r}: speculative decoding writes one sequence a row by transformers' rules; set both "
+            "numbers to 1 and leave rules out"
         )
     if num_assistant_tokens < 1:
         raise ValueError(f"num_assistant_tokens={num_assistant_tokens}: expected 1 or more")

@@ -44,10 +44,10 @@ def stream(
       ValueError: as in `generate`, at once and not with the first token; or the config asks for beams, all of whose
         tokens may change until the end.
     """
-    if config.num_beams > 1:
+    if config.num_beams > 1 or config.rules != "transformers":
         raise ValueError(
-            f"num_beams={config.num_beams}: beam search may change its tokens until the end, so there is nothing to "
-            "stream; set num_beams=1, or use generate"
+            f"num_beams={config.num_beams}, rules={config.rules!r}: beam search may change its tokens until the end, "
+            "so there is nothing to stream; set num_beams=1 and leave rules out, or use generate"
         )
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: expected 1 or more tokens")
