@@ -282,12 +282,16 @@ def test_score_is_what_generate_says(runs, name):
 def test_on_a_mesh(runs):
     run = runs("transcriber")
     alone = vitjax.load(run.directory)
-    mesh = make_mesh(MeshConfig.parse("data=2,fsdp=2,tensor=2"))
+    mesh = make_mesh(MeshConfig.parse("fsdp=2,beam=2,tensor=2"))
     spread = vitjax.load(run.directory, mesh=mesh)
     kernel = spread.params["decoder"]["blocks"]["feed_forward"]["up"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 4
     images = np.asarray(run.batch["image"])
-    np.testing.assert_array_equal(alone.generate(images).tokens, spread.generate(images).tokens)
+    expected, out = (
+        model.generate(images[:7], num_beams=2, return_attention=True) for model in (alone, spread)
+    )
+    np.testing.assert_array_equal(out.tokens, expected.tokens)
+    np.testing.assert_allclose(out.attention, expected.attention, atol=1e-5)
 
 
 def test_a_second_call_compiles_nothing(runs):

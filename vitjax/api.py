@@ -22,7 +22,8 @@ def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
     """Read a run of `vitjax train`: its newest good checkpoint, verified, with the averaged parameters if it kept any.
 
     Args:
-      mesh: devices to spread the parameters over, by the rules of `vitjax.parallel.sharding`; None is one device.
+      mesh: devices to spread the parameters over, by the rules of `vitjax.parallel.sharding`, and to generate on; None
+        is one device.
 
     Raises:
       ValueError: the directory is not a run, or its files do not fit together.
@@ -43,6 +44,7 @@ def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
         preprocess=Preprocess.of(config.data) if reads_images(config.model) else None,
         tokenizer=None if is_classifier(config) else load_tokenizer(path),
         generation=config.generation,
+        mesh=mesh,
     )
 
 

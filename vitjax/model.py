@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from vitjax.data.preprocess import Preprocess, normalize
@@ -22,6 +23,7 @@ from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.generate import decode, encode, pad_source
 from vitjax.decoding.generated import Generated
 from vitjax.decoding.score import Mode, score
+from vitjax.decoding.spread import place_params
 from vitjax.decoding.stream import stream
 from vitjax.models.vit import Features
 from vitjax.nn import functional
@@ -36,6 +38,8 @@ class Model:
 
     Images may be uint8 [B, H, W, 1 or 3], which `preprocess` brings to the model's size and scale, or float
     [B, H, W, channels], taken as preprocessed. Everything is compiled on first use and for each new shape.
+
+    With a `mesh`, on which the parameters lie, `generate` splits rows, beams, heads and vocabulary over its devices.
     """
 
     config: ModelConfig
@@ -44,6 +48,7 @@ class Model:
     preprocess: Preprocess | None
     tokenizer: CharacterTokenizer | None
     generation: GenerationConfig
+    mesh: Mesh | None = None
 
     @cached_property
     def definition(self) -> nnx.GraphDef:
@@ -100,25 +105,26 @@ class Model:
         config = self.generation_config(**options)
         source = self._sized(source)
         grid = image_encoder(self.config).grid(source.shape[1:3]) if self.preprocess is not None else None
-        model = (self.definition, self.params)
+        model = (self.definition, place_params(self.params, self.mesh))
+        common: dict[str, Any] = {"stats": place_params(self.stats, self.mesh), "mesh": self.mesh}
         rows = source.shape[0]
         source, source_mask = pad_source(
-            *model, source, source_mask=source_mask, stats=self.stats, batch_size=batch_size
+            *model, source, source_mask=source_mask, batch_size=batch_size, **common
         )
         source = self._normalized(source)
         start = time.perf_counter()
-        encoded = encode(*model, source, source_mask=source_mask, stats=self.stats)
+        encoded = encode(*model, source, source_mask=source_mask, **common)
         watch = _WATCH.submit(_ready_at, encoded)
         out = decode(
             *model,
             encoded,
             prompt=prompt,
             prompt_mask=prompt_mask,
-            stats=self.stats,
             config=config,
             key=key,
             allowed=allowed,
             rows=rows,
+            **common,
         )
         decoded_at = _ready_at(out)
         encoded_at = min(watch.result(), decoded_at)

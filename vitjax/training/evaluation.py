@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from vitjax.data.tokenizers import CharacterTokenizer
 from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.generate import generate
+from vitjax.decoding.spread import place_params
 from vitjax.nn.functional import Tree, merge
 from vitjax.parallel.sharding import replicated
 from vitjax.training.config import Config
@@ -86,16 +87,18 @@ def evaluate(
     if tokenizer is None:
         raise ValueError("evaluating a sequence model needs its tokenizer")
     predictions, references = [], []
+    whole, whole_stats = place_params(params, mesh), place_params(stats, mesh)
     for batch in batches:
         loss.add(_teacher_forced(config, definition, mesh, params, stats, batch))
         source, source_mask = _source(config, mesh, batch)
         sequences = generate(
             definition,
-            params,
+            whole,
             source,
             source_mask=source_mask,
-            stats=stats,
+            stats=whole_stats,
             config=generation or config.generation,
+            mesh=mesh,
         )
         kept = _on_host(batch["mask"], mesh)
         predictions += tokenizer.decode_batch(_on_host(sequences.tokens, mesh)[:, 0][kept])
