@@ -10,7 +10,7 @@ import vitjax
 from tests.decoding.test_generate import compilations
 from tests.prepared import small_datasets, train_alone, with_data
 from tests.training.runs import OPTIMIZER, TRAIN, classifier, residual, transcriber, translator
-from vitjax import api
+from vitjax import model as model_module
 from vitjax.data.pipeline import eval_batches
 from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.generate import generate
@@ -299,10 +299,10 @@ def test_a_second_call_compiles_nothing(runs):
     model = vitjax.load(run.directory)
     images = np.asarray(run.batch["image"])
     model.logits(images)
-    before = api._logits._cache_size()
+    before = model_module._logits._cache_size()
     model.logits(images)
     vitjax.load(run.directory).logits(images)  # nor does another copy
-    assert api._logits._cache_size() == before
+    assert model_module._logits._cache_size() == before
     assert model.definition is model.definition
 
 
