@@ -84,7 +84,9 @@ def test_nothing_crosses_to_the_host(kind):
     encoded = encode(definition, params, sources())
     programs = (
         _encode.lower(definition, params, {}, sources(), np.ones((8, 1), bool)),
-        _decode.lower(definition, config, 32, None, params, {}, encoded, None, None, np.array([0, 1, 10, 8])),
+        _decode.lower(
+            definition, config, 32, None, True, params, {}, encoded, None, None, np.array([0, 1, 10, 8])
+        ),
     )
     for program in programs:
         for word in ("callback", "infeed", "outfeed", "stablehlo.send", "stablehlo.recv"):

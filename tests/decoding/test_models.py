@@ -226,7 +226,7 @@ def test_devices_that_share_a_batch_say_no_more_than_whether_they_are_done(kind)
     encoded = encode(definition, params, source)
     assert encoded.tokens.sharding.shard_shape(encoded.tokens.shape)[0] == rows // 8
     numbers = np.array([0, 1, 20, rows])
-    program = _decode.lower(definition, config, 20, None, params, {}, encoded, None, None, numbers)
+    program = _decode.lower(definition, config, 20, None, False, params, {}, encoded, None, None, numbers)
     program = program.compile().as_text()
     moved = re.findall(r"= \w+\[([\d,]*)\]\S* (?:all-\w+|collective-\w+|reduce-scatter)\(", program)
     assert {math.prod(int(n) for n in shape.split(",") if n) for shape in moved} == {1}

@@ -4,8 +4,9 @@ Each row keeps K running beams and a pool of up to K finished hypotheses. What a
 other rows of its batch.
 """
 
-import functools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -56,7 +57,7 @@ class _State(NamedTuple):
 
     @property
     def done(self) -> Bool[Array, "B"]:
-        return functools.reduce(jnp.logical_and, [group.done for group in self.groups])
+        return reduce(jnp.logical_and, [group.done for group in self.groups])
 
 
 def beam_search(
@@ -103,13 +104,17 @@ def beam_search(
     )
     model = model.prepared()
 
-    def advance(state: _State) -> _State:
+    def advance(state: _State, search: _Search = search) -> _State:
         column = [jax.lax.dynamic_slice_in_dim(g.tokens, state.length - 1, 1, axis=2) for g in state.groups]
         own = own_beams(jnp.concatenate(column, axis=1), share.beam_axis)[:, :, 0]  # [B, k]
         logits, cache = model.step(state.cache, own)
-        return choose(state._replace(cache=cache), logits)
+        return choose(state._replace(cache=cache), logits, search)
 
-    def choose(state: _State, logits: Float[Array, "B k V"]) -> _State:
+    def advance_some(places: Int[Array, "b"]) -> Callable[[_State], _State]:
+        mask = None if prompt_mask is None else prompt_mask[places]
+        return partial(advance, search=replace(search, prompt_mask=mask))
+
+    def choose(state: _State, logits: Float[Array, "B k V"], search: _Search = search) -> _State:
         groups, parents = search.choose(state.groups, logits, state.length)
         return _State(cache=state.cache.reorder(parents), length=state.length + 1, groups=groups)
 
@@ -131,7 +136,7 @@ def beam_search(
     state = _State(cache, jnp.int32(prompt_length), groups)
     here = share_of(config.num_beams, share.beam_axis)
     state = choose(state, jnp.broadcast_to(logits[:, None], (batch, here, logits.shape[-1])))
-    state = loop.run(advance, state, limits)
+    state = loop.run(advance, state, limits, halve=advance_some if share.local_rows else None)
     best = search.result(state.groups, state.length)
     return Sequences(
         tokens=best.tokens,

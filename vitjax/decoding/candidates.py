@@ -17,11 +17,13 @@ class Share(NamedTuple):
       first_row: place in the whole batch of the first row that is here.
       beam_axis: mesh axis over which the beams of a row lie, the same number on each device; None: all are here.
       vocabulary_axis: mesh axis, left to the compiler, over which the logits may be split by token; None: they are not.
+      local_rows: whether the rows lie on this device, so that some can be picked without moving them between devices.
     """
 
     first_row: int | Int[Array, ""] = 0
     beam_axis: str | None = None
     vocabulary_axis: str | None = None
+    local_rows: bool = False
 
 
 ALL = Share()

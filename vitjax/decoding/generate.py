@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Int
 
 from vitjax.decoding.allowed import AllowedSequences
 from vitjax.decoding.beam_search import beam_search
-from vitjax.decoding.buckets import bucket, pad_columns, pad_rows
-from vitjax.decoding.candidates import ALL, Share
+from vitjax.decoding.buckets import bucket, is_spread, pad_columns, pad_rows
+from vitjax.decoding.candidates import Share
 from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.protocol import SequenceModel
 from vitjax.decoding.request import decodable, limits_of, longest, make_request, start_tokens
@@ -165,6 +165,7 @@ def decode(
         request.config,
         limits.size,
         mesh,
+        not is_spread(jax.tree.leaves(encoded)[0]),
         place_params(params, mesh),
         place_params(stats or {}, mesh),
         place_rows(encoded, mesh),
@@ -200,12 +201,13 @@ def _encode(definition: Any, params: Tree, stats: Tree, source: Any, source_mask
     return model.encode(source, source_mask=source_mask, train=False)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _decode(
     definition: Any,
     config: GenerationConfig,
     size: int,
     mesh: Mesh | None,
+    local_rows: bool,
     params: Tree,
     stats: Tree,
     encoded: Any,
@@ -216,7 +218,7 @@ def _decode(
     key: Any = None,
     allowed: AllowedSequences | None = None,
 ) -> Sequences:
-    def search(whole: Any, by_rows: Any, share: Share = ALL) -> Sequences:
+    def search(whole: Any, by_rows: Any, share: Share) -> Sequences:
         params, stats, numbers, warpers, allowed = whole
         encoded, prompt, prompt_mask, key = by_rows
         return _search(
@@ -236,7 +238,9 @@ def _decode(
     if key is not None:
         key = one_per_row(key, jax.tree.leaves(encoded)[0].shape[0])
     parts = (params, stats, numbers, warpers, allowed), (encoded, prompt, prompt_mask, key)
-    return search(*parts) if mesh is None else search_over(mesh, search, *parts)
+    if mesh is None:
+        return search(*parts, Share(local_rows=local_rows))
+    return search_over(mesh, search, *parts)
 
 
 def _search(

@@ -1,6 +1,7 @@
 """One token after the other: the likeliest each time, or one drawn at random (transformers 5 `_sample`)."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -205,7 +206,13 @@ class Writer:
 
     def run(self, state: State, length: Any) -> State:
         """Write on until sequences have this length or all have ended."""
-        return loop.run(self.advance, state, self.limits._replace(maximum=length), grows=self.grows)
+        halve = self._advance_some if self.share.local_rows else None
+        limits = self.limits._replace(maximum=length)
+        return loop.run(self.advance, state, limits, grows=self.grows, halve=halve)
+
+    def _advance_some(self, places: Int[Array, "b"]) -> Callable[[State], State]:
+        keys, mask = jax.tree.map(lambda leaf: leaf[places], (self.keys, self.prompt_mask))
+        return replace(self, keys=keys, prompt_mask=mask).advance
 
     def advance(self, state: State) -> State:
         """Write one more token."""

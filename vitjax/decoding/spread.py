@@ -71,7 +71,7 @@ def search_over(
     )
     def run(whole: Any, by_rows: Any) -> dict[str, Array]:
         first_row = jax.lax.axis_index(BATCH_AXES) * jax.tree.leaves(by_rows)[0].shape[0]
-        out = search(whole, by_rows, Share(first_row, beam_axis, vocabulary_axis))
+        out = search(whole, by_rows, Share(first_row, beam_axis, vocabulary_axis, local_rows=True))
         return vars(out) | {"steps": jax.lax.pmax(out.steps, BATCH_AXES)}
 
     return Sequences(**run(whole, by_rows))
