@@ -90,7 +90,7 @@ def recorded(monkeypatch):
     def run(*args):
         program = compile_decode(*args).compile()
         texts.append(program.as_text())
-        return program(*args[4:])  # the others are static
+        return program(*args[5:])  # the others are static
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "_decode", run)
