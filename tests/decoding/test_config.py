@@ -20,6 +20,7 @@ from vitjax.decoding import GenerationConfig
         ({"num_beams": 4, "num_beam_groups": 2}, "set both or neither"),
         ({"num_beams": 4, "diversity_penalty": 1.0}, "set both or neither"),
         ({"diversity_penalty": -1.0}, "0 or more"),
+        ({"forced_eos_token_id": [2, 3], "suppress_tokens": [3, 2]}, r"forbids all of \(2, 3\)"),
         ({"num_beams": 2, "num_beam_groups": 2, "diversity_penalty": 1.0, "rules": "t5x"}, "transformers"),
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size=-1"),
         ({"bad_words_ids": [[1], []]}, "empty sequence"),

@@ -47,7 +47,8 @@ def never_alive(tokens, score, case, config):
     """Beams that were never alive start at -1e9, where float32 steps by 64: transformers has no order among them."""
     if score is None:
         return False
-    return score * (len(tokens) - len(case["prompt"][0])) ** config.length_penalty < -1e8
+    generated = max(1, len(tokens) - len(case["prompt"][0]))
+    return score * generated**config.length_penalty < -1e8
 
 
 @pytest.mark.parametrize("number", ALL_SETS)

@@ -160,6 +160,12 @@ class GenerationConfig:
             raise ValueError(
                 f"cache_dtype={self.cache_dtype!r}: expected one of {', '.join(get_args(CacheDtype))}, or None"
             )
+        for forced in (_tuple_of_ids("forced_bos_token_id", self.forced_bos_token_id), self.forced_ids):
+            if forced and set(forced) <= set(self.suppress_tokens or ()):
+                raise ValueError(
+                    f"suppress_tokens forbids all of {forced}, one of which is forced: nothing would be possible; take "
+                    "them out of one of the two"
+                )
         self._require_groups()
         if self.rules not in get_args(RuleSet):
             raise ValueError(f"rules={self.rules!r}: expected one of {', '.join(get_args(RuleSet))}")
