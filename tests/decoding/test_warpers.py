@@ -31,9 +31,7 @@ def test_the_golden_cases_have_every_option_and_much_is_filtered():
 run = jax.jit(warp)
 SIZE = 130
 # Numbers with which a rule leaves everything, so that one program serves all cases.
-IDLE = Warpers(
-    temperature=1.0, top_k=SIZE, top_p_rest=-1.0, min_p=0.0, typical_p=2.0, epsilon_cutoff=0.0, eta_cutoff=0.0
-)
+IDLE = Warpers(np.float32(1), np.int32(SIZE), *(np.float32(number) for number in (-1, 0, 2, 0, 0)))
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: "-".join(case["options"]))
