@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.export import export
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vitjax.decoding import GenerationConfig, beam_search, encode, generate, greedy
+from vitjax.decoding import GenerationConfig, beam_search, encode, encode_and_decode, generate, greedy
 from vitjax.decoding.generate import _decode
 from vitjax.models.decoder import DecoderConfig
 from vitjax.models.encoder_decoder import EncoderDecoderConfig
@@ -230,3 +231,14 @@ def test_devices_that_share_a_batch_say_no_more_than_whether_they_are_done(kind)
     program = program.compile().as_text()
     moved = re.findall(r"= \w+\[([\d,]*)\]\S* (?:all-\w+|collective-\w+|reduce-scatter)\(", program)
     assert {math.prod(int(n) for n in shape.split(",") if n) for shape in moved} == {1}
+
+
+@pytest.mark.parametrize("name", ["image learned", "image lstm"])
+def test_one_program_can_be_exported(name):
+    definition, params = parts(name)
+    config = replace(CONFIGS["beam"], decoder_start_token_id=1)
+    images = np.random.default_rng(0).standard_normal((ROWS, 8, 8, 1)).astype(np.float32)
+    whole = jax.jit(lambda p, x: vars(encode_and_decode(merge(definition, p), x, config=config)))
+    exported = export(whole, platforms=["cpu", "cuda", "tpu"])(params, images)
+    out = generate(definition, params, images, config=config)
+    np.testing.assert_array_equal(exported.call(params, images)["tokens"], out.tokens)
