@@ -19,7 +19,7 @@ def test_json(vitjax, recipe):
     code, out, err = vitjax("plan", "--config", recipe, "--mesh", "data=2,fsdp=2", "--json")
     assert (code, err) == (0, "")
     plan = json.loads(out)
-    assert plan["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+    assert plan["mesh"] == {"data": 2, "fsdp": 2, "beam": 1, "tensor": 1}
     assert plan["parameters"] == plan["trainable"] > 10_000
     assert plan["xla_flops"] == pytest.approx(plan["analytic_flops"], rel=0.35)
     kernel = next(array for array in plan["arrays"] if array["path"] == "blocks/feed_forward/up/kernel")
@@ -31,7 +31,7 @@ def test_in_words(vitjax, recipe):
     code, out, err = vitjax("plan", "--config", recipe, "--mesh", "data=2,fsdp=2", "--train.batch_size", "8")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0].startswith("classifier on 4 x ") and lines[0].endswith(": data 2, fsdp 2, tensor 1")
+    assert lines[0].startswith("classifier on 4 x ") and lines[0].endswith(": data 2, fsdp 2, beam 1, tensor 1")
     assert "a step of 8 examples" in lines
     assert any(line.split()[:1] == ["head/bias"] for line in lines)
 
@@ -67,4 +67,4 @@ def test_devices_that_are_not_there_are_simulated(recipe):
         check=False,
     )  # fmt: skip
     assert child.returncode == 0, child.stderr
-    assert json.loads(child.stdout)["mesh"] == {"data": 3, "fsdp": 1, "tensor": 2}
+    assert json.loads(child.stdout)["mesh"] == {"data": 3, "fsdp": 1, "beam": 1, "tensor": 2}
