@@ -32,8 +32,9 @@ $(BENCH_STAMP): pyproject.toml constraints.txt tools/environment.sh
 
 install: $(STAMP)
 
+# The tests of a file share compiled programs: a file stays in one process.
 test: $(STAMP)
-	$(PYTHON) -m pytest -n logical --maxprocesses 4 --jaxtyping-packages=vitjax,beartype.beartype $(ARGS)
+	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist loadfile --jaxtyping-packages=vitjax,beartype.beartype $(ARGS)
 
 check: $(STAMP)
 	$(PYTHON) -m ruff check .
