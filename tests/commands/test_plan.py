@@ -31,7 +31,9 @@ def test_in_words(vitjax, recipe):
     code, out, err = vitjax("plan", "--config", recipe, "--mesh", "data=2,fsdp=2", "--train.batch_size", "8")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0].startswith("classifier on 4 x ") and lines[0].endswith(": data 2, fsdp 2, beam 1, tensor 1")
+    assert lines[0].startswith("classifier on 4 x ") and lines[0].endswith(
+        ": data 2, fsdp 2, beam 1, tensor 1"
+    )
     assert "a step of 8 examples" in lines
     assert any(line.split()[:1] == ["head/bias"] for line in lines)
 
