@@ -52,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     for threads, dtype in settings:  # a process can have one number of threads
         setting = ["--threads", str(threads), "--dtype", dtype]
-        subprocess.run([sys.executable, "-m", "benchmarks.decode", *arguments, *setting], check=True)
+        part = subprocess.run([sys.executable, "-m", "benchmarks.decode", *arguments, *setting])
+        if part.returncode:
+            sys.exit(part.returncode)  # it has said why
 
 
 def run(options: argparse.Namespace, threads: int, dtype: str) -> None:
