@@ -81,7 +81,7 @@ def test_a_checkpoint_of_other_shapes(refusal, command, arguments, changed):
 @pytest.mark.parametrize("command", ["evaluate", "decode"])
 def test_a_checkpoint_of_another_model(refusal, command, arguments, changed):
     change_config(changed, lambda record: record["model"].update(class_token=True))
-    assert "parameter prefix is missing" in refusal(command, changed, *arguments[command])
+    assert "parameter class_token is missing" in refusal(command, changed, *arguments[command])
 
 
 @pytest.mark.parametrize("command", ["evaluate", "decode"])

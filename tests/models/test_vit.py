@@ -20,6 +20,24 @@ CONFIG = VisionTransformerConfig(T, image_size=(8, 12), patch_size=(4, 4), num_c
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "class token": {"class_token": True, "pooling": "cls"},
+    "distillation": {
+        "class_token": True,
+        "distillation_token": True,
+        "distillation_head": True,
+        "registers": 1,
+        "prefix_positions": 2,
+        "pooling": "cls",
+    },
+    "class token and mean": {"class_token": True, "pooling": "cls_mean", "num_classes": 3},
+    "norms at both ends, few biases": {
+        "class_token": True,
+        "pooling": "cls",
+        "embedding_norm": True,
+        "final_norm": "pooled",
+        "patch_bias": False,
+        "head_use_bias": False,
+        "transformer": replace(T, key_bias=False),
+    },
     "attention pooling, sinusoidal": {"pooling": "attention", "registers": 2, "positions": "sinusoidal"},
     "no positions, stem": {
         "positions": "none",
@@ -118,7 +136,7 @@ def test_against_numpy() -> None:
     projection = params["patch_embedding"]["projection"]
     x = patches @ np.asarray(projection["kernel"], float).reshape(48, 8) + np.asarray(projection["bias"])
     x = x + np.asarray(params["positions"]["embedding"])
-    x = np.concatenate([np.broadcast_to(params["prefix"], (2, 1, 8)), x], axis=1)
+    x = np.concatenate([np.broadcast_to(params["class_token"], (2, 1, 8)), x], axis=1)
 
     def norm(x, p):
         return reference.layer_norm(x, np.asarray(p["scale"]), np.asarray(p["bias"]))

@@ -147,25 +147,28 @@ def t5_bucket(key_minus_query, *, bidirectional, num_buckets, max_distance):
 
 
 def resize_cubic(image, rows, columns):
-    """Keys' cubic convolution (a = -0.5) between pixel centres; weights beyond the border go to none and the rest
-    are scaled to sum to 1. image [h, w, D] -> [rows, columns, D]
+    """Keys' cubic convolution (a = -0.75) between pixel centres, the outermost pixels repeated beyond the border.
+    image [h, w, D] -> [rows, columns, D]
     """
 
     def kernel(distance):
         d = abs(distance)
         if d < 1:
-            return 1.5 * d**3 - 2.5 * d**2 + 1
-        return -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2 if d < 2 else 0.0
+            return 1.25 * d**3 - 2.25 * d**2 + 1
+        return -0.75 * d**3 + 3.75 * d**2 - 6 * d + 3 if d < 2 else 0.0
 
-    def matrix(source, target):
-        out = np.zeros((target, source))
-        for t in range(target):
-            centre = (t + 0.5) * source / target - 0.5
-            out[t] = [kernel(centre - s) for s in range(source)]
-        return out / out.sum(1, keepdims=True)
+    def place(t, source, target):
+        return (t + 0.5) * source / target - 0.5
 
-    down, across = matrix(image.shape[0], rows), matrix(image.shape[1], columns)
-    return np.einsum("rh,cw,hwd->rcd", down, across, np.asarray(image, float))
+    height, width = image.shape[:2]
+    out = np.zeros((rows, columns, image.shape[2]))
+    for y, x in np.ndindex(rows, columns):
+        down, across = place(y, height, rows), place(x, width, columns)
+        for i in range(math.floor(down) - 1, math.floor(down) + 3):
+            for j in range(math.floor(across) - 1, math.floor(across) + 3):
+                pixel = image[min(max(i, 0), height - 1), min(max(j, 0), width - 1)]
+                out[y, x] += kernel(down - i) * kernel(across - j) * pixel
+    return out
 
 
 def convolve(image, kernel, bias, stride):

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from tests.nn import reference
 from tests.nn.trees import gradients_match, normal
+from vitjax.nn.interpolation import interpolate_grid
 from vitjax.nn.positions import (
     LearnedPositions,
     RelativeBias,
     RelativeGridBias,
-    interpolate_grid,
     rotary,
     rotary_grid,
     rotate,
@@ -49,38 +49,12 @@ def test_sinusoidal_grid_is_row_then_column(grid: tuple[int, int]) -> None:
     np.testing.assert_allclose(sinusoidal_grid(grid, 8), want, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("source", "target"),
-    [
-        ((4, 4), (8, 8)),
-        ((4, 4), (6, 9)),
-        ((3, 5), (5, 3)),
-        ((7, 7), (4, 4)),
-        ((1, 6), (1, 9)),
-        ((14, 14), (24, 16)),
-    ],
-)
-def test_interpolation_against_numpy(source: tuple[int, int], target: tuple[int, int]) -> None:
-    embedding = normal(source[0] * source[1], 3)
-    want = reference.resize_cubic(np.asarray(embedding).reshape(*source, 3), *target)
-    got = interpolate_grid(embedding, source, target)
-    np.testing.assert_allclose(got.reshape(*target, 3), want, rtol=1e-4, atol=1e-5)
-
-
-def test_interpolation_keeps_its_own_grid_and_a_linear_slope() -> None:
-    embedding = normal(12, 3)
-    assert interpolate_grid(embedding, (3, 4), (3, 4)) is embedding
-    slope = jnp.arange(12.0)[:, None]  # one row of 12 cells
-    got = np.asarray(interpolate_grid(slope, (1, 12), (1, 24)))[:, 0]
-    np.testing.assert_allclose(got[4:-4], (np.arange(24) / 2 - 0.25)[4:-4], atol=1e-5)
-
-
 def test_learned_positions() -> None:
     positions = LearnedPositions((2, 3), 4, rngs=nnx.Rngs(0))
     table = positions.embedding[...]
     assert table.shape == (6, 4) and 0.005 < table.std() < 0.05
     np.testing.assert_array_equal(positions((2, 3)), table)
-    np.testing.assert_array_equal(positions((4, 5)), interpolate_grid(table, (2, 3), (4, 5)))
+    np.testing.assert_array_equal(positions((4, 5)), interpolate_grid(table, (2, 3), (4, 5), "bicubic"))
     np.testing.assert_array_equal(
         positions.at(jnp.asarray([[0, 5], [99, 2]])), table[np.array([[0, 5], [5, 2]])]
     )
@@ -212,5 +186,4 @@ def test_relative_grid_bias_of_another_grid_depends_on_the_offset_alone() -> Non
 
 
 def test_gradients() -> None:
-    gradients_match(lambda table: interpolate_grid(table, (2, 3), (3, 5)), normal(6, 2))
     gradients_match(lambda x: rotate(x, rotary_grid((2, 2), 4)), normal(1, 4, 1, 4))

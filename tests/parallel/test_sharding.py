@@ -107,15 +107,15 @@ def test_an_array_without_a_rule_splits_its_largest_dividing_dimension_but_never
         "cell": {"input": {"kernel": shape(D, 4 * D)}},
         "blocks": {"other": {"kernel": shape(64, 6, 16)}},  # 64 layers: the largest, and not to be touched
         "stages": {"blocks": {"0": {"conv": {"kernel": shape(64, 16)}}}},  # not stacked: numbered
-        "prefix": shape(1, 1, D),
+        "class_token": shape(1, 1, D),
     }
     found, reasons = specs(params, "data=4,fsdp=2")
     assert found["stem/conv0/kernel"] == P(None, None, None, "fsdp")
     assert found["cell/input/kernel"] == P(None, "fsdp")
     assert found["blocks/other/kernel"] == P(None, None, "fsdp")
     assert found["stages/blocks/0/conv/kernel"] == P("fsdp")
-    assert found["prefix"] == P()
-    assert "a vector" in reasons["prefix"]
+    assert found["class_token"] == P()
+    assert "a vector" in reasons["class_token"]
 
 
 def test_a_rule_about_another_rank_replicates_and_says_so():

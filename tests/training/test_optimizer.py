@@ -34,7 +34,7 @@ def tree(seed, scale=1.0):
         "encoder": {
             "patch_embedding": {"projection": {"kernel": array(2, 2, 3, D), "bias": array(D)}},
             "positions": {"embedding": array(6, D)},
-            "prefix": array(1, 2, D),
+            "class_token": array(1, 1, D),
             "blocks": {
                 "attention": {"query": {"kernel": array(L, D, 2, 2), "bias": array(L, 2, 2)}},
                 "norm": {"scale": array(L, D), "bias": array(L, D)},
@@ -112,7 +112,7 @@ def test_update_rules(rule, layer_decay):
         factor = np.array(1.0)
         if "blocks" in path:
             factor = per_block.reshape(L, *[1] * (start.ndim - 1))
-        elif any(name in path for name in ("patch_embedding", "positions", "prefix")):
+        elif any(name in path for name in ("patch_embedding", "positions", "class_token")):
             factor = np.array(layer_decay ** (L + 1))
         decay = 0.3 if path.endswith("kernel") else 0.0
         expected = rule(start.astype(np.float64), here, [rate * factor for rate in rates], decay)
@@ -286,7 +286,7 @@ def test_layer_multipliers_are_beits():
     ours = flat(layer_multipliers(tree(0), 0.75))
     blocks = [scale(f"blocks.{i}.norm") for i in range(L)]
     expected = {
-        "encoder/prefix": scale("cls_token"),
+        "encoder/class_token": scale("cls_token"),
         "encoder/positions/embedding": scale("pos_embed"),
         "encoder/patch_embedding/projection/kernel": scale("patch_embed.proj"),
         "encoder/blocks/norm/scale": np.reshape(blocks, (L, 1)),

@@ -18,14 +18,14 @@ from vitjax.models.text_encoder import TextEncoderConfig
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.convolution import EXPANSION
+from vitjax.nn.functional import abstract
+from vitjax.parallel.paths import named_leaves
 
 ModelConfig = (
     VisionTransformerConfig | ResNetConfig | TextEncoderConfig | EncoderDecoderConfig | ShowAttendTellConfig
 )
 Size = tuple[int, int]
 Counts = dict[str, int]
-
-RELATIVE_BUCKETS = 32
 
 
 @dataclass(frozen=True)
@@ -77,20 +77,44 @@ def complexity(
 
     Raises ValueError for a size that the config does not know and the caller does not give.
     """
+    flops, recomputed = _operations(config, image_size, source_length, target_length)
+    return Complexity(_parameters(config), flops, recomputed)
+
+
+def _parameters(config: ModelConfig) -> Counts:
+    """Trained numbers of each part, of the model itself without its arrays."""
+    counts: Counts = {}
+    for path, leaf in named_leaves(abstract(lambda rngs: config.build(rngs=rngs))[1]).items():
+        names = [name for name in path.split("/") if name != "blocks"]
+        tower = f"{names.pop(0)}/" if names[0] in ("encoder", "decoder") else ""
+        part = names[0].partition("_block")[0]  # of a ResNet: its stage
+        if part.startswith("norm") or part.endswith("sublayer"):
+            part = "norms"
+        counts[tower + part] = counts.get(tower + part, 0) + leaf.size
+    return counts
+
+
+def _operations(
+    config: ModelConfig, image_size: Size | None, source_length: int | None, target_length: int | None
+) -> tuple[Counts, int]:
+    """Operations of one forward pass by part, and those that the backward pass repeats."""
     match config:
         case VisionTransformerConfig():
             return _vision_transformer(config, image_size)
         case ResNetConfig():
-            return _resnet(config, image_size)
+            return _resnet(config, image_size), 0
         case TextEncoderConfig():
-            return _text_encoder(config, source_length)
+            t = config.transformer
+            flops = _encoder_flops(t, source_length or config.max_length)
+            return flops, _recomputed(t, flops)
         case EncoderDecoderConfig():
-            encoder = complexity(config.encoder, image_size=image_size, source_length=source_length)
+            encoder = _operations(config.encoder, image_size, source_length, None)
             sources = _sources(config.encoder, image_size, source_length)
             length = target_length or config.decoder.max_length
             return _joined(encoder, _decoder(config.decoder, config.encoder.output_width, sources, length))
         case ShowAttendTellConfig():
-            return _show_attend_tell(config, image_size, target_length)
+            encoder = _operations(config.encoder, image_size, None, None)
+            return _joined(encoder, (_show_attend_tell(config, image_size, target_length), 0))
     raise ValueError(f"no complexity for {type(config).__name__}: expected the config of a model")
 
 
@@ -113,83 +137,50 @@ def _given(image_size: Size | None) -> Size:
     return image_size
 
 
-def _vision_transformer(config: VisionTransformerConfig, image_size: Size | None) -> Complexity:
-    t, grid = config.transformer, config.grid(config.image_size)
-    size = image_size or config.image_size
+def _vision_transformer(config: VisionTransformerConfig, image_size: Size | None) -> tuple[Counts, int]:
+    t, size = config.transformer, image_size or config.image_size
     patches = prod(config.grid(size))
     tokens = patches + config.prefix
-    position_width = _position_width(t.width, config.positions, config.embedding_combination)
-    patch_width = t.width - position_width if position_width < t.width else t.width
-
-    stem_parameters = stem_flops = 0
+    stem = 0
     channels = config.channels
     for width, stride in zip(config.stem_widths, config.stem_strides, strict=True):
         size = _halved(size, stride)
-        stem_parameters += _linear(9 * channels, width, use_bias=False) + 2 * width
-        stem_flops += _product(prod(size), 9 * channels, width)
+        stem += _product(prod(size), 9 * channels, width)
         channels = width
-    patch = prod(config.patch_size) * channels
-    parameters = {"patch_embedding": stem_parameters + _linear(patch, patch_width)}
-    flops = {"patch_embedding": stem_flops + _product(patches, patch, patch_width)}
-
-    if config.positions == "learned":
-        parameters["positions"] = prod(grid) * position_width
-    if config.positions == "relative":
-        parameters["relative_bias"] = (2 * grid[0] - 1) * (2 * grid[1] - 1) * t.num_heads
-    if config.prefix:
-        parameters["prefix"] = config.prefix * t.width
-    parameters |= _encoder_parameters(t)
+    halved = config.embedding_combination == "concat" and config.positions in ("sinusoidal", "learned")
+    patch_width = t.width - t.width // 2 if halved else t.width
+    flops = {"patch_embedding": stem + _product(patches, prod(config.patch_size) * channels, patch_width)}
     flops |= _encoder_flops(t, tokens)
     if config.pooling == "attention":
-        ff_parameters, ff_flops = _feed_forward(t, 1, use_bias=True)
-        parameters["pool"] = 3 * t.width + 4 * _linear(t.width, t.width) + ff_parameters
         projections = _product(2 + 2 * tokens, t.width, t.width)
-        flops["pool"] = projections + _scores(1, tokens, t.width) + ff_flops
+        flops["pool"] = projections + _scores(1, tokens, t.width) + _feed_forward(t, 1)
     if config.num_classes:
-        parameters["head"] = _linear(t.width, config.num_classes)
-        flops["head"] = _product(1, t.width, config.num_classes)
-    return Complexity(parameters, flops, _recomputed(t, flops))
+        pooled = 2 * t.width if config.pooling == "cls_mean" else t.width
+        flops["head"] = (1 + config.distillation_head) * _product(1, pooled, config.num_classes)
+    return flops, _recomputed(t, flops)
 
 
-def _text_encoder(config: TextEncoderConfig, length: int | None) -> Complexity:
-    t = config.transformer
-    flops = _encoder_flops(t, length or config.max_length)
-    return Complexity(_text_parameters(config) | _encoder_parameters(t), flops, _recomputed(t, flops))
-
-
-def _decoder(config: DecoderConfig, context_width: int, sources: int, targets: int) -> Complexity:
+def _decoder(config: DecoderConfig, context_width: int, sources: int, targets: int) -> tuple[Counts, int]:
     t, width = config.transformer, config.transformer.width
-    parameters = _text_parameters(config) | {
-        "attention": t.depth * _attention_parameters(t, width),
-        "cross_attention": t.depth * _attention_parameters(t, context_width, cross=True),
-        "feed_forward": t.depth * _feed_forward(t, 1)[0],
-        "norms": _norm_parameters(t, sublayers=3),
-    }
     flops = {
         "attention_projections": t.depth * _product(_projections(t) * targets, width, width),
         "attention_scores": t.depth * _scores(targets, targets, width),
         "cross_attention_projections": t.depth
         * (_product(2 * targets, width, width) + _product(2 * sources, context_width, width)),
         "cross_attention_scores": t.depth * _scores(targets, sources, width),
-        "feed_forward": t.depth * _feed_forward(t, targets)[1],
+        "feed_forward": t.depth * _feed_forward(t, targets),
         "head": _product(targets, width, config.vocabulary_size),
     }
-    if not config.tie_embeddings:
-        parameters["head"] = _linear(width, config.vocabulary_size)
-    return Complexity(parameters, flops, _recomputed(t, flops))
+    return flops, _recomputed(t, flops)
 
 
-def _resnet(config: ResNetConfig, image_size: Size | None) -> Complexity:
-    parameters: Counts = {}
+def _resnet(config: ResNetConfig, image_size: Size | None) -> Counts:
     flops: Counts = {}
     for part, inputs, outputs, kernel, size in _convolutions(config, _given(image_size)):
-        # Every convolution is followed by BatchNorm's scale and bias.
-        parameters[part] = parameters.get(part, 0) + kernel**2 * inputs * outputs + 2 * outputs
         flops[part] = flops.get(part, 0) + _product(prod(size), kernel**2 * inputs, outputs)
     if config.num_classes:
-        parameters["head"] = _linear(config.output_width, config.num_classes)
         flops["head"] = _product(1, config.output_width, config.num_classes)
-    return Complexity(parameters, flops)
+    return flops
 
 
 def _convolutions(config: ResNetConfig, size: Size) -> Iterator[tuple[str, int, int, int, Size]]:
@@ -216,24 +207,13 @@ def _convolutions(config: ResNetConfig, size: Size) -> Iterator[tuple[str, int, 
             features = outputs
 
 
-def _show_attend_tell(
-    config: ShowAttendTellConfig, image_size: Size | None, targets: int | None
-) -> Complexity:
+def _show_attend_tell(config: ShowAttendTellConfig, image_size: Size | None, targets: int | None) -> Counts:
     if targets is None:
         raise ValueError("a recurrent decoder has no longest sequence: give target_length")
-    encoder = complexity(config.encoder, image_size=image_size)
     sources = _sources(config.encoder, image_size, None)
     context, width, hidden = config.encoder.output_width, config.width, config.attention_width
     embedding, vocabulary = config.embedding_width, config.vocabulary_size
-    parameters = {
-        "embedding": vocabulary * embedding,
-        "initial_state": 2 * _linear(context, width),
-        "attention": _linear(context, hidden) + _linear(width, hidden) + hidden + _linear(width, 1),
-        "cell": _linear(embedding, 4 * width) + 4 * width * (width + context),
-        "output": _linear(width, embedding) + context * embedding,
-        "head": _linear(embedding, vocabulary),
-    }
-    flops = {
+    return {
         "initial_state": _product(1, context, 2 * width),
         "attention_projections": _product(sources, context, hidden) + _product(targets, width, hidden + 1),
         "attention_scores": 2 * targets * sources * (hidden + context),
@@ -241,16 +221,12 @@ def _show_attend_tell(
         "output": _product(targets, width + context, embedding),
         "head": _product(targets, embedding, vocabulary),
     }
-    return _joined(encoder, Complexity(parameters, flops))
 
 
-def _joined(encoder: Complexity, decoder: Complexity) -> Complexity:
-    def join(field: str) -> Counts:
-        return {f"encoder/{name}": count for name, count in getattr(encoder, field).items()} | {
-            f"decoder/{name}": count for name, count in getattr(decoder, field).items()
-        }
-
-    return Complexity(join("parameters"), join("flops"), encoder.recomputed + decoder.recomputed)
+def _joined(encoder: tuple[Counts, int], decoder: tuple[Counts, int]) -> tuple[Counts, int]:
+    flops = {f"encoder/{name}": count for name, count in encoder[0].items()}
+    flops |= {f"decoder/{name}": count for name, count in decoder[0].items()}
+    return flops, encoder[1] + decoder[1]
 
 
 def _recomputed(t: TransformerConfig, flops: Counts) -> int:
@@ -268,19 +244,11 @@ def _recomputed(t: TransformerConfig, flops: Counts) -> int:
     return 0
 
 
-def _encoder_parameters(t: TransformerConfig) -> Counts:
-    return {
-        "attention": t.depth * _attention_parameters(t, t.width),
-        "feed_forward": t.depth * _feed_forward(t, 1)[0],
-        "norms": _norm_parameters(t, sublayers=2),
-    }
-
-
 def _encoder_flops(t: TransformerConfig, tokens: int) -> Counts:
     return {
         "attention_projections": t.depth * _product(_projections(t) * tokens, t.width, t.width),
         "attention_scores": t.depth * _scores(tokens, tokens, t.width),
-        "feed_forward": t.depth * _feed_forward(t, tokens)[1],
+        "feed_forward": t.depth * _feed_forward(t, tokens),
     }
 
 
@@ -294,58 +262,12 @@ def _scores(queries: int, keys: int, width: int) -> int:
     return 4 * queries * keys * width
 
 
-def _attention_parameters(t: TransformerConfig, context_width: int, *, cross: bool = False) -> int:
-    count = 2 * _linear(t.width, t.width, t.use_bias)  # query, out
-    keys = 1 if t.share_query_key and not cross else 2  # value, and the key if it has its own
-    count += keys * _linear(context_width, t.width, t.use_bias)
-    if t.attention_score == "additive":
-        count += t.width
-    if t.query_key_norm:
-        count += 2 * t.head_width
-    return count
-
-
-def _feed_forward(t: TransformerConfig, tokens: int, use_bias: bool | None = None) -> tuple[int, int]:
-    """Parameters, and operations on `tokens` tokens."""
-    use_bias = t.use_bias if use_bias is None else use_bias
-    into = _feed_forward_products(t) - 1
-    width, hidden = t.width, t.feed_forward_width
-    parameters = into * _linear(width, hidden, use_bias) + _linear(hidden, width, use_bias)
-    return parameters, (into + 1) * _product(tokens, width, hidden)
+def _feed_forward(t: TransformerConfig, tokens: int) -> int:
+    return _feed_forward_products(t) * _product(tokens, t.width, t.feed_forward_width)
 
 
 def _feed_forward_products(t: TransformerConfig) -> int:
     return 3 if t.activation == "swiglu" else 2
-
-
-def _norm_parameters(t: TransformerConfig, *, sublayers: int) -> int:
-    """Norms and layer scales of all blocks, and the last norm of a pre-norm stack."""
-    norm = t.width if t.norm == "rms" else 2 * t.width
-    scale = t.width if t.layer_scale is not None else 0
-    return t.depth * sublayers * (norm + scale) + (norm if t.norm_position == "pre" else 0)
-
-
-def _text_parameters(config: TextEncoderConfig | DecoderConfig) -> Counts:
-    width = config.transformer.width
-    position_width = _position_width(width, config.positions, config.embedding_combination)
-    token_width = width - position_width if position_width < width else width
-    counts = {"embedding": config.vocabulary_size * token_width}
-    if isinstance(config, DecoderConfig) and config.parallel_prediction:
-        counts["mask_token"] = token_width
-    if config.positions == "learned":
-        counts["positions"] = config.max_length * position_width
-    if config.positions == "relative":
-        counts["relative_bias"] = RELATIVE_BUCKETS * config.transformer.num_heads
-    return counts
-
-
-def _position_width(width: int, positions: str, combination: str) -> int:
-    """Features of a position vector: half of them all where they are concatenated."""
-    return width // 2 if combination == "concat" and positions in ("sinusoidal", "learned") else width
-
-
-def _linear(inputs: int, outputs: int, use_bias: bool = True) -> int:
-    return inputs * outputs + (outputs if use_bias else 0)
 
 
 def _product(rows: int, inputs: int, outputs: int) -> int:

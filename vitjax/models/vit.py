@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from vitjax.nn.blocks import EncoderBlock, TransformerConfig
 from vitjax.nn.embeddings import Combination, PatchEmbedding, PositionKind, combine, patch_grid
+from vitjax.nn.interpolation import Interpolation
 from vitjax.nn.norms import make_norm
 from vitjax.nn.pooling import AttentionPooling, Pooling
 from vitjax.nn.positions import (
@@ -50,11 +51,17 @@ class VisionTransformerConfig:
     Attributes:
       image_size: rows and columns the positions are made for; other sizes are interpolated to.
       positions: `rotary` and `relative` act inside attention, the others on the patch vectors.
-      patch_size, patch_stride, stem_widths, stem_strides: see `PatchEmbedding`.
-      class_token, registers: extra tokens before the patches (Darcet et al. 2024 for registers).
+      position_interpolation: how learned positions and relative biases are made for another image size.
+      prefix_positions: how many of the tokens before the patches have a learned position of their own.
+      patch_size, patch_stride, patch_bias, stem_widths, stem_strides: see `PatchEmbedding`.
+      class_token, distillation_token, registers: extra tokens before the patches, in this order (Touvron et al. 2021,
+        DeiT, for the second, Darcet et al. 2024 for registers).
+      embedding_norm: normalise what enters the first block (Radford et al. 2021, CLIP).
+      final_norm: of pre-norm blocks, what the last norm is for: all tokens, or only what was pooled.
       pooling: what the head reads; `none` for an encoder without a head.
       num_classes: 0 means no head.
-      head_bias: start of the head's bias; -log(num_classes) suits sigmoid losses.
+      head_use_bias, head_bias: whether the head has a bias, and its start; -log(num_classes) suits sigmoid losses.
+      distillation_head: a second head reads the distillation token; logits are the mean of the two (DeiT).
     """
 
     transformer: TransformerConfig
@@ -65,12 +72,20 @@ class VisionTransformerConfig:
     patch_stride: tuple[int, int] | None = None
     stem_widths: tuple[int, ...] = ()
     stem_strides: tuple[int, ...] = ()
+    patch_bias: bool = True
     positions: PositionKind = "learned"
+    position_interpolation: Interpolation = "bicubic"
+    prefix_positions: int = 0
     embedding_combination: Combination = "add"
     class_token: bool = False
+    distillation_token: bool = False
     registers: int = 0
+    embedding_norm: bool = False
+    final_norm: Literal["tokens", "pooled"] = "tokens"
     pooling: Pooling = "mean"
+    head_use_bias: bool = True
     head_bias: float = 0.0
+    distillation_head: bool = False
     kind: Literal["vision_transformer"] = "vision_transformer"
 
     @classmethod
@@ -94,8 +109,19 @@ class VisionTransformerConfig:
         return cls(transformer=replace(config, **(transformer or {})), **options)
 
     def __post_init__(self):
-        if self.pooling == "cls" and not self.class_token:
-            raise ValueError("pooling 'cls' needs class_token=True")
+        if self.pooling in ("cls", "cls_mean") and not self.class_token:
+            raise ValueError(f"pooling {self.pooling!r} needs class_token=True")
+        if self.pooling == "cls_mean" and self.final_norm == "pooled":
+            raise ValueError("pooling 'cls_mean' is twice as wide as the norm: it needs final_norm 'tokens'")
+        if self.distillation_head and not (
+            self.distillation_token and self.pooling == "cls" and self.num_classes
+        ):
+            raise ValueError("distillation_head needs distillation_token=True, pooling 'cls' and num_classes")
+        if self.prefix_positions > (self.prefix if self.positions == "learned" else 0):
+            raise ValueError(
+                f"prefix_positions {self.prefix_positions}: there are {self.prefix} tokens before the patches, and "
+                f"positions are {self.positions!r}"
+            )
         if len(self.stem_widths) != len(self.stem_strides):
             raise ValueError(
                 f"stem_widths {self.stem_widths} and stem_strides {self.stem_strides} must have equal length"
@@ -108,7 +134,17 @@ class VisionTransformerConfig:
     @property
     def prefix(self) -> int:
         """Number of tokens before the patches."""
-        return int(self.class_token) + self.registers
+        return int(self.class_token) + int(self.distillation_token) + self.registers
+
+    @property
+    def prefix_tokens(self) -> list[tuple[str, int]]:
+        """Name and number of each kind of token before the patches, in order."""
+        counts = {
+            "class_token": int(self.class_token),
+            "distillation_token": int(self.distillation_token),
+            "registers": self.registers,
+        }
+        return [(name, count) for name, count in counts.items() if count]
 
     def grid(self, image_size: tuple[int, int]) -> Grid:
         return patch_grid(image_size, self.patch_size, self.patch_stride, self.stem_strides)
@@ -137,24 +173,41 @@ class VisionTransformer(nnx.Module):
             patch_stride=config.patch_stride,
             stem_widths=config.stem_widths,
             stem_strides=config.stem_strides,
+            use_bias=config.patch_bias,
             dtype=t.dtype,
             rngs=rngs,
         )
         if config.positions == "learned":
-            self.positions = LearnedPositions(grid, position_width, rngs=rngs)
+            self.positions = LearnedPositions(
+                grid,
+                position_width,
+                prefix=config.prefix_positions,
+                interpolation=config.position_interpolation,
+                rngs=rngs,
+            )
         if config.positions == "relative":
-            self.relative_bias = RelativeGridBias(grid, t.num_heads, rngs=rngs)
-        if config.prefix:
-            self.prefix = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (1, config.prefix, t.width)))
+            self.relative_bias = RelativeGridBias(
+                grid, t.num_heads, interpolation=config.position_interpolation, rngs=rngs
+            )
+        for name, count in config.prefix_tokens:
+            setattr(self, name, nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (1, count, t.width))))
+
+        def norm() -> Any:
+            return make_norm(t.norm, t.width, epsilon=t.norm_epsilon, dtype=t.dtype, rngs=rngs)
+
+        if config.embedding_norm:
+            self.embedding_norm = norm()
         self.blocks = stack_blocks(lambda r: EncoderBlock(t, rngs=r), t.depth, rngs=rngs)
         if t.norm_position == "pre":
-            self.norm = make_norm(t.norm, t.width, epsilon=t.norm_epsilon, dtype=t.dtype, rngs=rngs)
+            self.norm = norm()
         if config.pooling == "attention":
             self.pool = AttentionPooling(t, rngs=rngs)
-        if config.num_classes:
-            self.head = nnx.Linear(
-                t.width,
+
+        def head() -> nnx.Linear:
+            return nnx.Linear(
+                t.width * (2 if config.pooling == "cls_mean" else 1),
                 config.num_classes,
+                use_bias=config.head_use_bias,
                 kernel_init=nnx.initializers.zeros,
                 bias_init=nnx.initializers.constant(config.head_bias),
                 dtype=jnp.dtype(t.dtype),
@@ -162,6 +215,11 @@ class VisionTransformer(nnx.Module):
                 preferred_element_type=jnp.float32,
                 rngs=rngs,
             )
+
+        if config.num_classes:
+            self.head = head()
+        if config.distillation_head:
+            self.head_distillation = head()
         self.position_width = position_width
         self.config = config
 
@@ -177,9 +235,13 @@ class VisionTransformer(nnx.Module):
         elif config.positions == "sinusoidal":
             x = combine(x, sinusoidal_grid(grid, self.position_width), config.embedding_combination)
         if config.prefix:
-            prefix = jnp.broadcast_to(self.prefix[...], (x.shape[0], config.prefix, x.shape[-1]))
+            tokens = [getattr(self, name)[...] for name, _ in config.prefix_tokens]
+            prefix = jnp.concatenate(tokens, axis=1)  # [1, prefix, D]
+            if config.prefix_positions:
+                prefix = prefix.at[:, : config.prefix_positions].add(self.positions.prefix[...])
+            prefix = jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape[1:]))
             x = jnp.concatenate([prefix.astype(x.dtype), x], axis=1)
-        return x, grid
+        return (self.embedding_norm(x, train=train) if config.embedding_norm else x), grid
 
     def features(
         self,
@@ -202,9 +264,15 @@ class VisionTransformer(nnx.Module):
         x, attention = run_blocks(
             self.blocks, x, config=t, train=train, key=key_blocks, return_weights=return_attention, **options
         )
-        if t.norm_position == "pre":
+        if self._normalizes("tokens"):
             x = self.norm(x, train=train)
-        return Features(x, self._pooled(x, train=train), attention)
+        pooled = self._pooled(x, train=train)
+        if pooled is not None and self._normalizes("pooled"):
+            pooled = self.norm(pooled, train=train)
+        return Features(x, pooled, attention)
+
+    def _normalizes(self, what: str) -> bool:
+        return self.config.transformer.norm_position == "pre" and self.config.final_norm == what
 
     def _pooled(self, x: Float[Array, "B N D"], *, train: bool) -> Float[Array, "B D"] | None:
         match self.config.pooling:
@@ -212,6 +280,8 @@ class VisionTransformer(nnx.Module):
                 return x[:, 0]
             case "mean":
                 return jnp.mean(x[:, self.config.prefix :], axis=1)
+            case "cls_mean":
+                return jnp.concatenate([x[:, 0], jnp.mean(x[:, self.config.prefix :], axis=1)], axis=-1)
             case "attention":
                 return self.pool(x, train=train)
         return None
@@ -235,6 +305,9 @@ class VisionTransformer(nnx.Module):
         """Class logits in float32 of normalised images."""
         if not self.config.num_classes:
             raise ValueError("this VisionTransformer has no head (num_classes=0): use .features")
-        pooled = self.features(images, train=train, key=key).pooled
-        assert pooled is not None  # a head needs pooling: VisionTransformerConfig saw to it
-        return self.head(pooled)
+        features = self.features(images, train=train, key=key)
+        assert features.pooled is not None  # a head needs pooling: VisionTransformerConfig saw to it
+        logits = self.head(features.pooled)
+        if self.config.distillation_head:
+            logits = (logits + self.head_distillation(features.tokens[:, 1])) / 2
+        return logits

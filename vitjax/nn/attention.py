@@ -137,6 +137,7 @@ class MultiHeadAttention(nnx.Module):
       share_query_key: one matrix for queries and keys; without rotary positions q k^T is then symmetric.
       query_key_norm: LayerNorm without bias over C on queries and keys (Dehghani et al. 2023, ViT-22B).
       query_key_scale: factor on dot scores; None means 1 / sqrt(C).
+      key_bias: whether keys have a bias where the others do; softmax does not see it, so BEiT and DINOv3 leave it out.
       dropout_rate: on the attention weights.
     """
 
@@ -152,6 +153,7 @@ class MultiHeadAttention(nnx.Module):
         query_key_norm: bool = False,
         query_key_scale: float | None = None,
         use_bias: bool = True,
+        key_bias: bool = True,
         dropout_rate: float = 0.0,
         dtype: str = "float32",
         rngs: nnx.Rngs,
@@ -171,7 +173,9 @@ class MultiHeadAttention(nnx.Module):
         heads = (num_heads, head_width)
         self.query = nnx.LinearGeneral(width, heads, **common)
         if not share_query_key:
-            self.key = nnx.LinearGeneral(context_width or width, heads, **common)
+            self.key = nnx.LinearGeneral(
+                context_width or width, heads, **{**common, "use_bias": use_bias and key_bias}
+            )
         self.value = nnx.LinearGeneral(context_width or width, heads, **common)
         self.out = nnx.LinearGeneral(heads, width, axis=(-2, -1), **common)
         if score == "additive":

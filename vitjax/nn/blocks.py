@@ -28,7 +28,7 @@ class TransformerConfig:
     Attributes:
       width, depth, num_heads, feed_forward_width: D, L, H, F.
       norm_position: `pre` normalises what enters a sublayer, `post` the sum that leaves it.
-      attention_score, share_query_key, query_key_norm, query_key_scale: see `MultiHeadAttention`.
+      attention_score, share_query_key, query_key_norm, query_key_scale, key_bias: see `MultiHeadAttention`.
       layer_scale: start of a trained factor on each residual branch (Touvron et al. 2021, CaiT), or None.
       stochastic_depth: rate of the last block; earlier ones grow linearly to it.
       remat: what the backward pass recomputes: nothing, everything, or all but matrix products.
@@ -49,6 +49,7 @@ class TransformerConfig:
     query_key_norm: bool = False
     query_key_scale: float | None = None
     use_bias: bool = True
+    key_bias: bool = True
     layer_scale: float | None = None
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -107,6 +108,7 @@ def _attention(config: TransformerConfig, *, rngs: nnx.Rngs, context_width: int 
         query_key_norm=config.query_key_norm,
         query_key_scale=config.query_key_scale,
         use_bias=config.use_bias,
+        key_bias=config.key_bias,
         dropout_rate=config.attention_dropout,
         dtype=config.dtype,
         rngs=rngs,

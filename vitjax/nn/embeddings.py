@@ -21,6 +21,7 @@ class PatchEmbedding(nnx.Module):
       patch_stride: distance between patches; None means they do not overlap. Overlapping patches are padded so that
         there is one patch for each stride.
       stem_widths, stem_strides: an optional `ConvStem` before the patches.
+      use_bias: of the projection.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class PatchEmbedding(nnx.Module):
         patch_stride: tuple[int, int] | None = None,
         stem_widths: tuple[int, ...] = (),
         stem_strides: tuple[int, ...] = (),
+        use_bias: bool = True,
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
@@ -45,6 +47,7 @@ class PatchEmbedding(nnx.Module):
             patch_size,
             strides=stride,
             padding="VALID" if stride == patch_size else "SAME",
+            use_bias=use_bias,
             dtype=jnp.dtype(dtype),
             param_dtype=jnp.float32,
             rngs=rngs,

@@ -11,7 +11,7 @@ from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.feedforward import FeedForward
 from vitjax.nn.norms import make_norm
 
-Pooling = Literal["cls", "mean", "attention", "none"]
+Pooling = Literal["cls", "mean", "cls_mean", "attention", "none"]
 
 
 class AttentionPooling(nnx.Module):

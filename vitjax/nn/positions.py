@@ -7,12 +7,11 @@ sizes is decided at trace time.
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-Grid = tuple[int, int]
+from vitjax.nn.interpolation import Grid, Interpolation, interpolate_grid
 
 
 def sinusoidal(positions: Float[Array, "*N"] | Int[Array, "*N"], width: int) -> Float[Array, "*N D"]:
@@ -32,24 +31,31 @@ def sinusoidal_grid(grid: Grid, width: int) -> Float[Array, "N D"]:
     return jnp.concatenate([sinusoidal(rows, width // 2), sinusoidal(columns, width // 2)], axis=-1)
 
 
-def interpolate_grid(embedding: Float[Array, "N D"], source: Grid, target: Grid) -> Float[Array, "M D"]:
-    """Resample the embeddings of a `source` grid to a `target` grid, bicubic (ViT, Dosovitskiy et al. 2021, 3.2)."""
-    if source == target:
-        return embedding
-    image = embedding.reshape(*source, -1)
-    resized = jax.image.resize(image, (*target, image.shape[-1]), method="cubic", antialias=False)
-    return resized.reshape(target[0] * target[1], -1)
-
-
 class LearnedPositions(nnx.Module):
-    """One trained vector for each cell of a grid, interpolated when another grid is asked for."""
+    """One trained vector for each cell of a grid, interpolated when another grid is asked for.
 
-    def __init__(self, grid: Grid, width: int, *, rngs: nnx.Rngs):
-        self.embedding = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (grid[0] * grid[1], width)))
+    Args:
+      prefix: tokens before the grid that have a vector too, `self.prefix` [prefix, D].
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        width: int,
+        *,
+        prefix: int = 0,
+        interpolation: Interpolation = "bicubic",
+        rngs: nnx.Rngs,
+    ):
+        initializer = nnx.initializers.normal(0.02)
+        self.embedding = nnx.Param(initializer(rngs.params(), (grid[0] * grid[1], width)))
+        if prefix:
+            self.prefix = nnx.Param(initializer(rngs.params(), (prefix, width)))
         self.grid = grid
+        self.interpolation = interpolation
 
     def __call__(self, grid: Grid) -> Float[Array, "N D"]:
-        return interpolate_grid(self.embedding[...], self.grid, grid)
+        return interpolate_grid(self.embedding[...], self.grid, grid, self.interpolation)
 
     def at(self, positions: Int[Array, "*N"]) -> Float[Array, "*N D"]:
         """The vectors of given places in a sequence (a grid of one row); places are clipped to the table."""
@@ -144,16 +150,21 @@ class RelativeGridBias(nnx.Module):
     Tokens before the grid (class token, registers) get no bias. Another grid interpolates the table of offsets.
     """
 
-    def __init__(self, grid: Grid, num_heads: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, grid: Grid, num_heads: int, *, interpolation: Interpolation = "bicubic", rngs: nnx.Rngs
+    ):
         offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1)
         self.embedding = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (offsets, num_heads)))
         self.grid = grid
+        self.interpolation = interpolation
 
     def __call__(self, grid: Grid, *, prefix: int = 0) -> Float[Array, "1 H N N"]:
         def offset_grid(g: Grid) -> Grid:
             return (2 * g[0] - 1, 2 * g[1] - 1)
 
-        table = interpolate_grid(self.embedding[...], offset_grid(self.grid), offset_grid(grid))
+        table = interpolate_grid(
+            self.embedding[...], offset_grid(self.grid), offset_grid(grid), self.interpolation
+        )
         rows, columns = jnp.divmod(jnp.arange(grid[0] * grid[1]), grid[1])
         row_offset = rows[:, None] - rows[None, :] + grid[0] - 1
         column_offset = columns[:, None] - columns[None, :] + grid[1] - 1

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 Schedule = Callable[[Any], Any]
 
-EMBEDDING_NAMES = ("embedding", "patch_embedding", "positions")
+EMBEDDING_NAMES = ("embedding", "embedding_norm", "patch_embedding", "positions")
+PREFIX_NAMES = ("class_token", "distillation_token", "registers")
 DECAYED_NAMES = ("kernel", "score_kernel")
 
 
@@ -180,7 +181,7 @@ def layer_multipliers(params_shapes: PyTree, layer_decay: float) -> PyTree:
             exponent = depth - np.arange(depth)
             return np.float32(layer_decay**exponent).reshape(depth, *[1] * (len(leaf.shape) - 1))
         # The last name alone says nothing: a relative bias is an `embedding` too.
-        if not any(name in EMBEDDING_NAMES for name in names[:-1]) and names[-1] != "prefix":
+        if not any(name in EMBEDDING_NAMES for name in names[:-1]) and names[-1] not in PREFIX_NAMES:
             return np.float32(1)
         below = [depth for stack, depth in depths.items() if names[: len(stack) - 1] == stack[:-1]]
         return np.float32(layer_decay ** (1 + below[0]) if below else 1)
