@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "prefix_positions": 2,
         "pooling": "cls",
     },
-    "class token and mean": {"class_token": True, "pooling": "cls_mean", "num_classes": 3},
+    "class token and mean": {"class_token": True, "pooling": "cls_mean"},
     "norms at both ends, few biases": {
         "class_token": True,
         "pooling": "cls",

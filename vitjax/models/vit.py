@@ -274,7 +274,7 @@ class VisionTransformer(nnx.Module):
     def _normalizes(self, what: str) -> bool:
         return self.config.transformer.norm_position == "pre" and self.config.final_norm == what
 
-    def _pooled(self, x: Float[Array, "B N D"], *, train: bool) -> Float[Array, "B D"] | None:
+    def _pooled(self, x: Float[Array, "B N D"], *, train: bool) -> Float[Array, "B E"] | None:
         match self.config.pooling:
             case "cls":
                 return x[:, 0]
