@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from tests.golden import reference_vit_hf, reference_vit_npz, reference_vit_timm  # noqa: F401  (they add their cases)
-from tests.golden.reference_case import CASES
+from tests.golden.cases import CASES
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -30,8 +29,9 @@ def main() -> None:
     quiet()
     for name in wanted or CASES:
         shutil.rmtree(WEIGHTS / name, ignore_errors=True)
-        CASES[name].make(WEIGHTS / name)
-        print(f"{name:24} {size(WEIGHTS / name) / 1e3:8.1f} kB")
+        facts = CASES[name].make(WEIGHTS / name)
+        doubt = f"  doubtful: {', '.join(facts['doubtful'])}" if facts.get("doubtful") else ""
+        print(f"{name:24} {size(WEIGHTS / name) / 1e3:8.1f} kB{doubt}")
     print(f"{'together':24} {size(WEIGHTS) / 1e6:8.2f} MB")
 
 

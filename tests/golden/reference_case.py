@@ -35,8 +35,8 @@ class Case:
     seed: int
     sizes: Sizes
 
-    def make(self, folder: Path, seed: int | None = None, sizes: Sizes | None = None) -> None:
-        """The checkpoint, expected.npz and case.json, in an empty folder."""
+    def make(self, folder: Path, seed: int | None = None, sizes: Sizes | None = None) -> dict:
+        """The checkpoint, expected.npz and case.json, in an empty folder; what case.json says."""
         folder.mkdir(parents=True, exist_ok=True)
         with torch.no_grad():
             arrays, facts = self.build(
@@ -44,6 +44,7 @@ class Case:
             )
         np.savez_compressed(folder / "expected.npz", **{name: plain(value) for name, value in arrays.items()})
         (folder / "case.json").write_text(json.dumps(facts, indent=1) + "\n")
+        return facts
 
 
 CASES: dict[str, Case] = {}
@@ -66,11 +67,14 @@ def plain(value) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def randomise(model: torch.nn.Module, seed: int, keep: str = "^$", gain: float = 1.5) -> torch.nn.Module:
+def randomise(
+    model: torch.nn.Module, seed: int, keep: str = "^$", gain: float = 1.5, embedding: float = 0.5
+) -> torch.nn.Module:
     """Every weight and statistic anew, at a scale at which all of them matter; in evaluation mode.
 
     Each tensor has a stream of its own, by name, so that no machine and no order of construction changes it. `keep`
-    matches the names of what is computed and not learned.
+    matches the names of what is computed and not learned; `gain` is of every layer's output over its input, `embedding`
+    the standard deviation of token embeddings.
     """
     seen = set()
     for prefix, module in model.named_modules():
@@ -82,18 +86,21 @@ def randomise(model: torch.nn.Module, seed: int, keep: str = "^$", gain: float =
             seen.add(id(tensor))
             random = np.random.default_rng([seed, zlib.crc32(name.encode())])
             noise = random.standard_normal(tuple(tensor.shape), np.float32)
-            tensor.copy_(torch.from_numpy(scaled(noise, module, leaf, gain)))
+            tensor.copy_(torch.from_numpy(scaled(noise, module, name, gain, embedding)))
     return model.float().eval()
 
 
-def scaled(noise: np.ndarray, module: torch.nn.Module, leaf: str, gain: float) -> np.ndarray:
+def scaled(
+    noise: np.ndarray, module: torch.nn.Module, name: str, gain: float, embedding: float
+) -> np.ndarray:
     """Standard normal noise as a weight of this kind of module."""
+    leaf = name.rpartition(".")[2]
     if leaf == "running_var":
         return np.exp(0.5 * noise)
     if leaf == "running_mean" or leaf.endswith("bias"):
         return 0.3 * noise
     if isinstance(module, torch.nn.Embedding):
-        return 0.5 * noise
+        return (1.0 if re.search("position|wpe|relative", name) else embedding) * noise
     if noise.ndim == 1 and (leaf == "weight" or re.search("gamma|lambda", leaf)):  # norms, layer scales
         return 1 + 0.3 * noise
     if leaf.endswith("weight") and noise.ndim > 1:
