@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from vitjax.data.preprocess import Preprocess, normalize
-from vitjax.data.tokenizers import CharacterTokenizer
+from vitjax.data.tokenizers.protocol import Tokenizer, stack_rows
 from vitjax.decoding.allowed import AllowedSequences
 from vitjax.decoding.buckets import pad_rows
 from vitjax.decoding.config import GenerationConfig
@@ -25,11 +25,12 @@ from vitjax.decoding.generated import Generated
 from vitjax.decoding.score import Mode, score
 from vitjax.decoding.spread import place_params
 from vitjax.decoding.stream import stream
+from vitjax.decoding.transcript import told
 from vitjax.models.vit import Features
 from vitjax.nn import functional
 from vitjax.nn.functional import Tree, merge
 from vitjax.parallel.paths import named_leaves
-from vitjax.training.config import ModelConfig, image_encoder
+from vitjax.training.config import CLASSIFIERS, ModelConfig, image_encoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +47,14 @@ class Model:
     params: Tree
     stats: Tree
     preprocess: Preprocess | None
-    tokenizer: CharacterTokenizer | None
+    tokenizer: Tokenizer | None
     generation: GenerationConfig
     mesh: Mesh | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes sequences; otherwise it names classes."""
+        return not isinstance(self.config, CLASSIFIERS)
 
     @cached_property
     def definition(self) -> nnx.GraphDef:
@@ -60,7 +66,7 @@ class Model:
     ) -> Float[Array, "..."]:
         """Class logits [B, classes] of images, or logits [B, T, V] of each next token, teacher-forced."""
         source = self._prepared(source)
-        if (decoder_tokens is None) != (self.tokenizer is None):
+        if (decoder_tokens is None) == self.writes:
             raise ValueError(
                 "this model writes sequences: logits needs decoder_tokens [B, T]"
                 if decoder_tokens is None
@@ -72,7 +78,7 @@ class Model:
 
     def features(self, images: Any) -> Features:
         """`tokens` [B, N, D] and `pooled` [B, D] of an image classifier."""
-        if self.tokenizer is not None:
+        if self.writes:
             raise ValueError("this model writes sequences: features are those of an image classifier")
         return _features(self.definition, self.params, self.stats, self._prepared(images))
 
@@ -101,7 +107,7 @@ class Model:
           options: fields of `GenerationConfig`, named as in transformers (num_beams, max_length, length_penalty,
             early_stopping, num_return_sequences, do_sample, ...); the rest is as in training.
         """
-        tokenizer = self._writes()
+        self._require_writing()
         config = self.generation_config(**options)
         source = self._sized(source)
         grid = image_encoder(self.config).grid(source.shape[1:3]) if self.preprocess is not None else None
@@ -139,7 +145,7 @@ class Model:
             decode_seconds=decoded_at - encoded_at,
             attention=self._attention(encoded, out.tokens, prompt_mask) if return_attention else None,
             grid=grid,
-            tokenizer=tokenizer,
+            tokenizer=self.tokenizer,
         )
 
     def stream(
@@ -149,7 +155,7 @@ class Model:
 
         Arguments as in `generate`; with beams there is nothing to give out before the end (`vitjax.decoding.stream`).
         """
-        tokenizer = self._writes()
+        tokenizer = self._reads()
         pieces = stream(
             self.definition,
             self.params,
@@ -160,7 +166,7 @@ class Model:
             key=key,
             chunk_size=chunk_size,
         )
-        return ([tokenizer.decode_batch(row) for row in tokens] for tokens in pieces)
+        return told(tokenizer, pieces)
 
     def score(
         self, source: Any, texts: Sequence[str], *, mode: Mode = "autoregressive"
@@ -170,13 +176,14 @@ class Model:
         Args:
           mode: `autoregressive`, or `parallel` for a decoder with `parallel_prediction` (`vitjax.decoding.score`).
         """
-        tokenizer = self._writes()
+        tokenizer = self._reads()
         source = self._prepared(source)
-        tokens = tokenizer.encode_batch(texts)
-        every = np.broadcast_to(tokens, (source.shape[0], *tokens.shape))
-        mask = every != tokenizer.pad
+        tokens, mask = (
+            np.broadcast_to(each, (source.shape[0], *each.shape))
+            for each in stack_rows([tokenizer.encode(text) for text in texts], tokenizer.pad)
+        )
         return score(
-            self.definition, self.params, source, every, mode=mode, token_mask=mask, stats=self.stats
+            self.definition, self.params, source, tokens, mode=mode, token_mask=mask, stats=self.stats
         ).log_probs
 
     def generation_config(self, **options: Any) -> GenerationConfig:
@@ -202,10 +209,17 @@ class Model:
             digest.update(array.view(np.uint8))
         return digest.hexdigest()[:16]
 
-    def _writes(self) -> CharacterTokenizer:
-        """The tokenizer; ValueError if this model writes no text."""
-        if self.tokenizer is None:
+    def _require_writing(self) -> None:
+        if not self.writes:
             raise ValueError("this model names classes and writes no sequences: use .logits")
+
+    def _reads(self) -> Tokenizer:
+        """The tokenizer; ValueError if this model writes no text."""
+        self._require_writing()
+        if self.tokenizer is None:
+            raise ValueError(
+                "this model came without a tokenizer and knows no text: use .generate and its .tokens"
+            )
         return self.tokenizer
 
     def _attention(

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitjax.data.tokenizers import UNKNOWN, CharacterTokenizer
+from vitjax.data.tokenizers import UNKNOWN, CharacterTokenizer, Tokenizer
+from vitjax.data.tokenizers.protocol import stack_rows
 
 ALPHABET = "abc é☃0"
 TOKENIZER = CharacterTokenizer(ALPHABET)
@@ -34,7 +35,7 @@ def test_a_batch_is_its_rows(texts):
 
 def test_the_layout_of_tokens_is_fixed():
     assert TOKENIZER.encode("ab", 6).tolist() == [1, 3, 4, 2, 0, 0]
-    assert TOKENIZER.encode("ab", 6, special=False).tolist() == [3, 4, 0, 0, 0, 0]
+    assert TOKENIZER.encode_source("ab", 6).tolist() == [3, 4, 0, 0, 0, 0]
     assert TOKENIZER.vocab_size == 3 + len(ALPHABET)
 
 
@@ -63,3 +64,18 @@ def test_it_travels_as_json():
     assert CharacterTokenizer.from_dict(json.loads(json.dumps(TOKENIZER.to_dict()))) == TOKENIZER
     with pytest.raises(ValueError, match="not a character tokenizer"):
         CharacterTokenizer.from_dict({"kind": "words", "alphabet": "ab"})
+
+
+def test_it_is_a_tokenizer_and_others_are_not():
+    assert isinstance(TOKENIZER, Tokenizer)
+    assert not isinstance(ALPHABET, Tokenizer)
+
+
+def test_rows_are_told_apart_from_their_filler():
+    tokens, mask = stack_rows([np.array([3, 0, 4]), np.zeros(0, np.int32), np.array([0])], 0)
+    assert tokens.dtype == np.int32
+    assert tokens.tolist() == [[3, 0, 4], [0, 0, 0], [0, 0, 0]]
+    assert mask.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
+    tokens, mask = stack_rows([np.array([5])], 9, length=3)
+    assert tokens.tolist() == [[5, 9, 9]] and mask.tolist() == [[True, False, False]]
+    assert [each.shape for each in stack_rows([], 0, length=4)] == [(0, 4), (0, 4)]

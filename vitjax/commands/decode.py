@@ -143,13 +143,15 @@ def _generation(model: "Model", options: argparse.Namespace) -> dict[str, Any]:
     if options.sample is not None:
         given = {"num_beams": 1, **given, "do_sample": True}
     useless = [*given, *(["attention"] if options.attention else [])]
-    if model.tokenizer is None:
+    if not model.writes:
         if not options.images:
             raise ValueError(f"{options.run} names classes of images; it reads no text")
         if useless:
             raise ValueError(
                 f"{options.run} names classes: it has no use for --{useless[0].replace('_', '-')}"
             )
+    elif model.tokenizer is None:
+        raise ValueError(f"{options.run} has no tokenizer: what the model writes cannot be told as text")
     elif model.preprocess is None and options.images:
         raise ValueError("this model reads text, not images: use --text or --text-file")
     elif model.preprocess is not None and not options.images:
@@ -164,7 +166,7 @@ def _resume(
     from vitjax.decoding.config import GenerationConfig
 
     settings = {"model": model.fingerprint(), "seed": options.sample}
-    if model.tokenizer is not None:
+    if model.writes:
         settings |= dataclasses.asdict(model.generation_config(**generation))
     results.resume(
         settings,

@@ -17,6 +17,7 @@ from vitjax.analysis.pictures import draw_attention
 from vitjax.commands.results import Record
 from vitjax.data.images import read_image
 from vitjax.data.preprocess import resize
+from vitjax.data.tokenizers.protocol import stack_rows
 from vitjax.decoding.buckets import pad_rows
 from vitjax.decoding.generated import Generated
 from vitjax.model import Model
@@ -120,12 +121,12 @@ class Transcriber:
 
     def _made(self, batch: Sequence[Readable]) -> list[Record]:
         values = [item.value for item in batch]
-        tokenizer, mask = self.model.tokenizer, None
-        if tokenizer is None:
+        mask = None
+        if not self.model.writes:
             return _classes(self.model.logits(pad_rows(np.stack(values), self.batch_size)))[: len(batch)]
         if self.model.preprocess is None:
-            source = _padded(values, tokenizer.pad)
-            mask = source != tokenizer.pad
+            assert self.model.tokenizer is not None
+            source, mask = stack_rows(values, self.model.tokenizer.pad)
         else:
             source = np.stack(values)
         out = self.model.generate(
@@ -158,7 +159,7 @@ def _keys(seed: int, sources: Sequence[str]) -> Array:
 def _tokens(model: Model, text: str) -> Int[np.ndarray, "S"]:
     assert isinstance(model.config, EncoderDecoderConfig) and model.tokenizer is not None
     encoder = model.config.encoder
-    tokens = model.tokenizer.encode(text, special=False)
+    tokens = model.tokenizer.encode_source(text)
     assert isinstance(encoder, TextEncoderConfig)
     if encoder.positions == "learned" and len(tokens) > encoder.max_length:
         raise ValueError(
@@ -193,13 +194,6 @@ def _texts(out: Generated) -> list[Record]:
 def _classes(logits: Float[Array, "B classes"]) -> list[Record]:
     probabilities = np.asarray(jax.nn.softmax(logits.astype(np.float32)))
     return [{"label": int(row.argmax()), "probability": _short(row.max())} for row in probabilities]
-
-
-def _padded(rows: Sequence[np.ndarray], pad: int) -> Int[np.ndarray, "B S"]:
-    padded = np.full((len(rows), max(map(len, rows))), pad, np.int32)
-    for place, row in zip(padded, rows, strict=True):
-        place[: len(row)] = row
-    return padded
 
 
 def _short(value: np.floating) -> float:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vitjax.data.prefetch import prefetch_to_device, process_share
     from vitjax.data.preprocess import Preprocess, normalize
     from vitjax.data.sources import Source, SourceInfo, build_source, tokenizer_for
-    from vitjax.data.tokenizers import CharacterTokenizer
+    from vitjax.data.tokenizers import CharacterTokenizer, Tokenizer
 
 _HOME = {
     "Augment": "config",
@@ -22,6 +22,7 @@ _HOME = {
     "Preprocess": "preprocess",
     "Source": "sources",
     "SourceInfo": "sources",
+    "Tokenizer": "tokenizers",
     "build_source": "sources",
     "decode_image": "images",
     "eval_batches": "pipeline",
@@ -40,6 +41,7 @@ __all__ = [
     "Preprocess",
     "Source",
     "SourceInfo",
+    "Tokenizer",
     "build_source",
     "decode_image",
     "eval_batches",

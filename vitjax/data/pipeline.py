@@ -16,7 +16,7 @@ import numpy as np
 from vitjax.data.config import DataConfig
 from vitjax.data.preprocess import Preprocess
 from vitjax.data.sources import Source, build_source, text_lengths, tokenizer_for
-from vitjax.data.tokenizers import CharacterTokenizer
+from vitjax.data.tokenizers import Tokenizer
 from vitjax.data.transforms import augment_image
 
 Batch = dict[str, Any]
@@ -77,7 +77,7 @@ def train_batches(
     *,
     batch_size: int,
     seed: int,
-    tokenizer: CharacterTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     num_classes: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
@@ -108,7 +108,7 @@ def eval_batches(
     config: DataConfig,
     *,
     batch_size: int,
-    tokenizer: CharacterTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     num_classes: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
@@ -172,7 +172,7 @@ class _Example:
         self,
         config: DataConfig,
         source: Source,
-        tokenizer: CharacterTokenizer | None,
+        tokenizer: Tokenizer | None,
         num_classes: int | None,
         *,
         augment: bool,
@@ -206,7 +206,7 @@ class _Example:
         try:
             row = {"tokens": self.tokenizer.encode(example["text"], length)}
             if "source" in example:
-                source = self.tokenizer.encode(example["source"], length, special=False)
+                source = self.tokenizer.encode_source(example["source"], length)
                 row |= {"source": source, "source_mask": source != self.tokenizer.pad}
         except ValueError as error:
             raise ValueError(f"example {example['example']} of {self.where}: {error}") from None

@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from vitjax.data.tokenizers import CharacterTokenizer
+from vitjax.data.tokenizers.protocol import Tokenizer
+from vitjax.decoding.transcript import split_text
 from vitjax.nn.positions import Grid
 
 
@@ -27,6 +28,7 @@ class Generated:
       attention: [B, N, T - 1, S], where the decoder looked in the source when it wrote token t + 1 (mean over layers
         and heads); None unless asked for.
       grid: rows and columns of the image's places, the last of the S; None for text.
+      tokenizer: the model's; without one there are tokens and no texts.
     """
 
     tokens: Int[Array, "B N T"]
@@ -39,7 +41,7 @@ class Generated:
     decode_seconds: float
     attention: Float[Array, "B N U S"] | None
     grid: Grid | None
-    tokenizer: CharacterTokenizer
+    tokenizer: Tokenizer | None
 
     @property
     def finish_reason(self) -> list[list[Literal["stop", "length"]]]:
@@ -48,19 +50,18 @@ class Generated:
 
     def text(self) -> list[list[str]]:
         """The N texts of each row."""
-        return [self.tokenizer.decode_batch(row) for row in np.asarray(self.tokens)]
+        tokenizer = self._reads()
+        return [tokenizer.decode_batch(row) for row in np.asarray(self.tokens)]
 
     def pieces(self) -> list[list[list[str]]]:
         """What each token after the first says, up to the end of its sequence: entry t goes with `attention[b, n, t]`.
 
-        A token that says nothing, such as EOS, is "".
+        Joined they are the text. A token that says nothing, such as EOS or a part of a character, is "".
         """
+        tokenizer = self._reads()
         tokens, lengths = np.asarray(self.tokens), np.asarray(self.lengths)
         return [
-            [
-                [self.tokenizer.decode(token[None]) for token in sequence[1:length]]
-                for sequence, length in zip(*row, strict=True)
-            ]
+            [split_text(tokenizer, sequence[:length]) for sequence, length in zip(*row, strict=True)]
             for row in zip(tokens, lengths, strict=True)
         ]
 
@@ -78,3 +79,8 @@ class Generated:
             )
         rows, columns = self.grid
         return self.attention[..., -rows * columns :].reshape(*self.attention.shape[:-1], rows, columns)
+
+    def _reads(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ValueError("the model has no tokenizer, so there is no text: read .tokens")
+        return self.tokenizer

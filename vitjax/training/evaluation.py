@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from vitjax.data.tokenizers import CharacterTokenizer
+from vitjax.data.tokenizers import Tokenizer
 from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.generate import generate
 from vitjax.decoding.spread import place_params
@@ -62,7 +62,7 @@ def evaluate(
     batches: Iterable[Batch],
     *,
     mesh: Mesh,
-    tokenizer: CharacterTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     generation: GenerationConfig | None = None,
 ) -> Evaluation:
     """Score a classifier by its likeliest class, a sequence model by what it writes without being told the past.

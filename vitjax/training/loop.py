@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from vitjax.data.pipeline import EvalBatches
-from vitjax.data.tokenizers import CharacterTokenizer
+from vitjax.data.tokenizers import Tokenizer
 from vitjax.parallel.mesh import make_mesh
 from vitjax.parallel.processes import any_process, is_primary, process_count
 from vitjax.parallel.sharding import batch_sharding
@@ -142,7 +142,7 @@ def evaluate_state(
     setup: Setup,
     state: TrainState,
     mesh: Mesh,
-    tokenizer: CharacterTokenizer | None,
+    tokenizer: Tokenizer | None,
     held_out: EvalBatches | None = None,
 ) -> Evaluation:
     """Score the averaged parameters (or the trained ones if no average is kept) on the evaluation split."""

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from vitjax.data.pipeline import EvalBatches, eval_batches, fingerprint, train_batches
 from vitjax.data.prefetch import DevicePrefetch, prefetch_to_device, process_share
 from vitjax.data.sources import Source, SourceInfo, build_source, tokenizer_for
-from vitjax.data.tokenizers import CharacterTokenizer
+from vitjax.data.tokenizers import Tokenizer
 from vitjax.models.encoder_decoder import EncoderDecoderConfig
 from vitjax.models.text_encoder import TextEncoderConfig
 from vitjax.parallel.sharding import batch_sharding
@@ -21,7 +21,7 @@ class RunData:
     """The training split of a run, the tokenizer of its texts (None for classes), and the data's fingerprint."""
 
     source: Source
-    tokenizer: CharacterTokenizer | None
+    tokenizer: Tokenizer | None
     fingerprint: dict[str, Any]
 
 
@@ -95,7 +95,7 @@ def check_task(config: Config, info: SourceInfo) -> None:
         )
 
 
-def check_texts(config: Config, tokenizer: CharacterTokenizer) -> None:
+def check_texts(config: Config, tokenizer: Tokenizer) -> None:
     """The model's vocabularies must be the data's, its positions enough, and its way of decoding complete."""
     model, generation, words = config.model, config.generation, tokenizer.vocab_size
     assert not isinstance(model, CLASSIFIERS)

@@ -3,18 +3,17 @@
 import json
 from pathlib import Path
 
-from vitjax.data.tokenizers import CharacterTokenizer
+from vitjax.data.tokenizers import CharacterTokenizer, Tokenizer
 
 NAME = "tokenizer.json"
 
 
-def save_tokenizer(directory: str | Path, tokenizer: CharacterTokenizer) -> None:
+def save_tokenizer(directory: str | Path, tokenizer: Tokenizer) -> None:
     """Write it as JSON."""
-    text = json.dumps(tokenizer.to_dict(), ensure_ascii=False) + "\n"
-    (Path(directory) / NAME).write_text(text, encoding="utf-8")
+    tokenizer.save(directory)
 
 
-def load_tokenizer(directory: str | Path) -> CharacterTokenizer:
+def load_tokenizer(directory: str | Path) -> Tokenizer:
     """Raises ValueError, one line that names the file, if it is missing or no tokenizer."""
     path = Path(directory) / NAME
     try:

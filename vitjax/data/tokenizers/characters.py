@@ -1,12 +1,16 @@
 """Characters as tokens."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int, Int32
+
+from vitjax.data.tokenizers.protocol import require_room, stack_rows
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
@@ -36,39 +40,20 @@ class CharacterTokenizer:
     def _token_of(self) -> dict[str, int]:
         return {character: token for token, character in enumerate(self.alphabet, start=3)}
 
-    def encode(
-        self, text: str, length: int | None = None, *, special: bool = True
-    ) -> Int32[np.ndarray, " T"]:
-        """Tokens of `text`: bos, characters, eos, then pad up to `length`; `special=False` leaves bos and eos out.
+    def encode(self, text: str, length: int | None = None) -> Int32[np.ndarray, " T"]:
+        """Bos, the characters, eos, then pad up to `length`.
 
         Raises ValueError for a character outside the alphabet and for a text longer than `length`.
         """
-        try:
-            tokens = [self._token_of[character] for character in text]
-        except KeyError as error:
-            known = self.alphabet if len(self.alphabet) <= 40 else f"{self.alphabet[:40]}..."
-            raise ValueError(
-                f"text {text!r} has the character {error.args[0]!r}, which is not in the tokenizer's alphabet {known!r}"
-            ) from None
-        if special:
-            tokens = [self.bos, *tokens, self.eos]
-        length = len(tokens) if length is None else length
-        if len(tokens) > length:
-            raise ValueError(
-                f"text {text!r} takes {len(tokens)} tokens, max_length is {length}: raise max_length"
-            )
-        encoded = np.full(length, self.pad, np.int32)
-        encoded[: len(tokens)] = tokens
-        return encoded
+        return self._padded(text, [self.bos, *self._tokens(text), self.eos], length)
+
+    def encode_source(self, text: str, length: int | None = None) -> Int32[np.ndarray, " S"]:
+        """The characters alone, then pad up to `length`. Raises as `encode`."""
+        return self._padded(text, self._tokens(text), length)
 
     def encode_batch(self, texts: Sequence[str], length: int | None = None) -> Int32[np.ndarray, "B T"]:
         """Rows of `encode`, padded to `length`, or to the longest where it is None."""
-        length = max((len(text) + 2 for text in texts), default=0) if length is None else length
-        return (
-            np.stack([self.encode(text, length) for text in texts])
-            if texts
-            else np.zeros((0, length), np.int32)
-        )
+        return stack_rows([self.encode(text, length) for text in texts], self.pad, length)[0]
 
     def decode(self, tokens: Int[np.ndarray, " T"] | Iterable[int]) -> str:
         """Text up to the first eos, without bos and pad; a token outside the vocabulary reads as U+FFFD."""
@@ -89,10 +74,28 @@ class CharacterTokenizer:
         return {"kind": "characters", "alphabet": self.alphabet}
 
     @classmethod
-    def from_dict(cls, fields: dict[str, str]) -> "CharacterTokenizer":
+    def from_dict(cls, fields: dict[str, Any]) -> "CharacterTokenizer":
         """The inverse of `to_dict`."""
         if fields.get("kind") != "characters" or not isinstance(fields.get("alphabet"), str):
             raise ValueError(
                 f"not a character tokenizer: found {fields!r}, expected kind 'characters' and an alphabet"
             )
         return cls(fields["alphabet"])
+
+    def save(self, directory: str | Path) -> None:
+        """Write `tokenizer.json`, which holds `to_dict()`."""
+        text = json.dumps(self.to_dict(), ensure_ascii=False) + "\n"
+        (Path(directory) / "tokenizer.json").write_text(text, encoding="utf-8")
+
+    def _tokens(self, text: str) -> list[int]:
+        try:
+            return [self._token_of[character] for character in text]
+        except KeyError as error:
+            known = self.alphabet if len(self.alphabet) <= 40 else f"{self.alphabet[:40]}..."
+            raise ValueError(
+                f"text {text!r} has the character {error.args[0]!r}, which is not in the tokenizer's alphabet {known!r}"
+            ) from None
+
+    def _padded(self, text: str, tokens: list[int], length: int | None) -> Int32[np.ndarray, " T"]:
+        require_room(text, len(tokens), length)
+        return stack_rows([np.array(tokens, np.int32)], self.pad, length)[0][0]
