@@ -7,12 +7,13 @@ from jax.sharding import Mesh
 
 from vitjax.data.preprocess import Preprocess
 from vitjax.model import Model
+from vitjax.models.config import reads_images
 from vitjax.nn import functional
 from vitjax.nn.functional import Tree
 from vitjax.parallel.paths import named_leaves
 from vitjax.parallel.sharding import shardings
 from vitjax.training import checkpoints
-from vitjax.training.config import Config, from_json, reads_images
+from vitjax.training.config import Config, from_json
 from vitjax.training.state import join
 from vitjax.training.tasks import is_classifier
 from vitjax.training.tokenizer_file import load_tokenizer

@@ -22,8 +22,9 @@ from vitjax.data.pipeline import eval_batches
 from vitjax.data.sources import build_source
 from vitjax.decoding.generate import decode, encode
 from vitjax.model import Model
+from vitjax.models.config import image_encoder
 from vitjax.parallel.mesh import make_mesh
-from vitjax.training.config import Config, image_encoder, load_config
+from vitjax.training.config import Config, load_config
 from vitjax.training.evaluation import Evaluation, evaluate, make_generation
 from vitjax.training.loop import fit
 from vitjax.training.streams import eval_stream

@@ -26,11 +26,11 @@ from vitjax.decoding.score import Mode, score
 from vitjax.decoding.spread import place_params
 from vitjax.decoding.stream import stream
 from vitjax.decoding.transcript import told
+from vitjax.models.config import CLASSIFIERS, ModelConfig, image_encoder, reads_images
 from vitjax.models.vit import Features
 from vitjax.nn import functional
 from vitjax.nn.functional import Tree, merge
 from vitjax.parallel.paths import named_leaves
-from vitjax.training.config import CLASSIFIERS, ModelConfig, image_encoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class Model:
         self._require_writing()
         config = self.generation_config(**options)
         source = self._sized(source)
-        grid = image_encoder(self.config).grid(source.shape[1:3]) if self.preprocess is not None else None
+        grid = image_encoder(self.config).grid(source.shape[1:3]) if reads_images(self.config) else None
         model = (self.definition, place_params(self.params, self.mesh))
         common: dict[str, Any] = {"stats": place_params(self.stats, self.mesh), "mesh": self.mesh}
         rows = source.shape[0]
@@ -247,7 +247,7 @@ class Model:
         if not hasattr(source, "dtype"):
             source = np.asarray(source)
         found = f"{source.dtype}{list(source.shape)}"
-        if self.preprocess is None:
+        if not reads_images(self.config):
             if source.ndim != 2 or not np.issubdtype(source.dtype, np.integer):
                 raise ValueError(f"this model takes int tokens [B, S], not {found}")
             return source
@@ -255,11 +255,17 @@ class Model:
             raise ValueError(
                 f"this model takes images [B, H, W, channels], uint8 or normalised float, not {found}"
             )
-        if source.dtype == np.uint8:
-            return np.stack([self.preprocess(image) for image in np.asarray(source)])
-        if source.shape[-1] != self.preprocess.channels:
-            raise ValueError(f"this model takes images of {self.preprocess.channels} channels, not {found}")
-        return source
+        if source.dtype != np.uint8:
+            channels = image_encoder(self.config).channels
+            if source.shape[-1] != channels:
+                raise ValueError(f"this model takes images of {channels} channels, not {found}")
+            return source
+        if self.preprocess is None:
+            raise ValueError(
+                "this model came without preprocessing: pass normalised float images [B, H, W, channels], or a Model "
+                "with preprocess=Preprocess(image_size=...)"
+            )
+        return np.stack([self.preprocess(image) for image in np.asarray(source)])
 
 
 # Waiting for the encoder in the main thread would keep the decoder from being enqueued behind it.

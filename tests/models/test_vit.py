@@ -33,10 +33,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "class_token": True,
         "pooling": "cls",
         "embedding_norm": True,
+        "pooler": True,
         "final_norm": "pooled",
         "patch_bias": False,
         "head_use_bias": False,
-        "transformer": replace(T, key_bias=False),
+        "transformer": replace(T, qkv_bias="query_value"),
     },
     "attention pooling, sinusoidal": {"pooling": "attention", "registers": 2, "positions": "sinusoidal"},
     "no positions, stem": {
@@ -375,7 +376,7 @@ def test_gradients() -> None:
 def test_errors_teach() -> None:
     with pytest.raises(ValueError, match="pooling 'cls' needs class_token=True"):
         replace(CONFIG, pooling="cls")
-    with pytest.raises(ValueError, match="5 classes need pooling 'cls', 'mean' or 'attention', not 'none'"):
+    with pytest.raises(ValueError, match="5 classes .* pooling 'none' leaves them nothing"):
         replace(CONFIG, pooling="none")
     with pytest.raises(ValueError, match=r"stem_widths \(\) and stem_strides \(2,\) must have equal length"):
         replace(CONFIG, stem_strides=(2,))

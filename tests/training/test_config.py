@@ -4,9 +4,10 @@ import json
 import pytest
 
 from tests.training.runs import classifier, residual, transcriber, translator
+from vitjax.models.config import reads_images
 from vitjax.models.show_attend_tell import ShowAttendTellConfig
 from vitjax.parallel.mesh import MeshConfig
-from vitjax.training.config import TrainConfig, from_json, load_config, reads_images, to_json
+from vitjax.training.config import TrainConfig, from_json, load_config, to_json
 from vitjax.training.mixing import MixingConfig
 
 

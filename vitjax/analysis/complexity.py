@@ -154,8 +154,10 @@ def _vision_transformer(config: VisionTransformerConfig, image_size: Size | None
     if config.pooling == "attention":
         projections = _product(2 + 2 * tokens, t.width, t.width)
         flops["pool"] = projections + _scores(1, tokens, t.width) + _feed_forward(t, 1)
+    pooled = 2 * t.width if config.pooling == "cls_mean" else t.width
+    if config.pooler:
+        flops["pooler"] = _product(1, pooled, pooled)
     if config.num_classes:
-        pooled = 2 * t.width if config.pooling == "cls_mean" else t.width
         flops["head"] = (1 + config.distillation_head) * _product(1, pooled, config.num_classes)
     return flops, _recomputed(t, flops)
 
@@ -233,7 +235,7 @@ def _recomputed(t: TransformerConfig, flops: Counts) -> int:
     """What the backward pass of the blocks repeats; `dots` keeps the products with weights, but not the scores."""
     match t.remat:
         case "full":
-            outside = ("patch_embedding", "pool", "head")
+            outside = ("patch_embedding", "pool", "pooler", "head")
             repeated = sum(count for name, count in flops.items() if name not in outside)
             if t.norm_position == "pre" and t.layer_scale is None:
                 # A block ends in a sum, whose gradient does not need the block's last product.

@@ -26,8 +26,9 @@ def main(arguments: Sequence[str]) -> int:
 
     from vitjax.api import load_run_config
     from vitjax.data.preprocess import Preprocess
+    from vitjax.models.config import reads_images
     from vitjax.training import checkpoints
-    from vitjax.training.config import reads_images, to_json
+    from vitjax.training.config import to_json
     from vitjax.training.tasks import is_classifier
     from vitjax.training.tokenizer_file import load_tokenizer
 

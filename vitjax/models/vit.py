@@ -1,6 +1,7 @@
 """The Vision Transformer: as a classifier, and as the image encoder of an encoder-decoder."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -59,6 +60,7 @@ class VisionTransformerConfig:
       embedding_norm: normalise what enters the first block (Radford et al. 2021, CLIP).
       final_norm: of pre-norm blocks, what the last norm is for: all tokens, or only what was pooled.
       pooling: what the head reads; `none` for an encoder without a head.
+      pooler: send what was pooled through a linear layer and tanh (BERT's pooler).
       num_classes: 0 means no head.
       head_use_bias, head_bias: whether the head has a bias, and its start; -log(num_classes) suits sigmoid losses.
       distillation_head: a second head reads the distillation token; logits are the mean of the two (DeiT).
@@ -83,6 +85,7 @@ class VisionTransformerConfig:
     embedding_norm: bool = False
     final_norm: Literal["tokens", "pooled"] = "tokens"
     pooling: Pooling = "mean"
+    pooler: bool = False
     head_use_bias: bool = True
     head_bias: float = 0.0
     distillation_head: bool = False
@@ -126,9 +129,9 @@ class VisionTransformerConfig:
             raise ValueError(
                 f"stem_widths {self.stem_widths} and stem_strides {self.stem_strides} must have equal length"
             )
-        if self.pooling == "none" and self.num_classes:
+        if self.pooling == "none" and (self.num_classes or self.pooler):
             raise ValueError(
-                f"{self.num_classes} classes need pooling 'cls', 'mean' or 'attention', not 'none'"
+                f"{self.num_classes} classes and pooler={self.pooler}: pooling 'none' leaves them nothing to read"
             )
 
     @property
@@ -203,17 +206,19 @@ class VisionTransformer(nnx.Module):
         if config.pooling == "attention":
             self.pool = AttentionPooling(t, rngs=rngs)
 
+        linear = partial(nnx.Linear, dtype=jnp.dtype(t.dtype), param_dtype=jnp.float32, rngs=rngs)
+        pooled_width = t.width * (2 if config.pooling == "cls_mean" else 1)
+        if config.pooler:
+            self.pooler = linear(pooled_width, pooled_width)
+
         def head() -> nnx.Linear:
-            return nnx.Linear(
-                t.width * (2 if config.pooling == "cls_mean" else 1),
+            return linear(
+                pooled_width,
                 config.num_classes,
                 use_bias=config.head_use_bias,
                 kernel_init=nnx.initializers.zeros,
                 bias_init=nnx.initializers.constant(config.head_bias),
-                dtype=jnp.dtype(t.dtype),
-                param_dtype=jnp.float32,
                 preferred_element_type=jnp.float32,
-                rngs=rngs,
             )
 
         if config.num_classes:
@@ -269,6 +274,8 @@ class VisionTransformer(nnx.Module):
         pooled = self._pooled(x, train=train)
         if pooled is not None and self._normalizes("pooled"):
             pooled = self.norm(pooled, train=train)
+        if pooled is not None and config.pooler:
+            pooled = jnp.tanh(self.pooler(pooled))
         return Features(x, pooled, attention)
 
     def _normalizes(self, what: str) -> bool:

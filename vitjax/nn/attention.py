@@ -16,6 +16,7 @@ from vitjax.nn.regularization import dropout
 
 Implementation = Literal["xla", "cudnn"]
 Score = Literal["dot", "additive"]
+QKVBias = Literal["all", "query_value", "none"]
 
 
 def causal_mask(length: int) -> Bool[Array, "1 1 T T"]:
@@ -137,7 +138,7 @@ class MultiHeadAttention(nnx.Module):
       share_query_key: one matrix for queries and keys; without rotary positions q k^T is then symmetric.
       query_key_norm: LayerNorm without bias over C on queries and keys (Dehghani et al. 2023, ViT-22B).
       query_key_scale: factor on dot scores; None means 1 / sqrt(C).
-      key_bias: whether keys have a bias where the others do; softmax does not see it, so BEiT and DINOv3 leave it out.
+      qkv_bias: with `use_bias`, which of queries, keys and values have one; softmax does not see that of the keys.
       dropout_rate: on the attention weights.
     """
 
@@ -153,7 +154,7 @@ class MultiHeadAttention(nnx.Module):
         query_key_norm: bool = False,
         query_key_scale: float | None = None,
         use_bias: bool = True,
-        key_bias: bool = True,
+        qkv_bias: QKVBias = "all",
         dropout_rate: float = 0.0,
         dtype: str = "float32",
         rngs: nnx.Rngs,
@@ -171,12 +172,12 @@ class MultiHeadAttention(nnx.Module):
             rngs=rngs,
         )
         heads = (num_heads, head_width)
-        self.query = nnx.LinearGeneral(width, heads, **common)
+        query_value = {**common, "use_bias": use_bias and qkv_bias != "none"}
+        self.query = nnx.LinearGeneral(width, heads, **query_value)
         if not share_query_key:
-            self.key = nnx.LinearGeneral(
-                context_width or width, heads, **{**common, "use_bias": use_bias and key_bias}
-            )
-        self.value = nnx.LinearGeneral(context_width or width, heads, **common)
+            key = {**common, "use_bias": use_bias and qkv_bias == "all"}
+            self.key = nnx.LinearGeneral(context_width or width, heads, **key)
+        self.value = nnx.LinearGeneral(context_width or width, heads, **query_value)
         self.out = nnx.LinearGeneral(heads, width, axis=(-2, -1), **common)
         if score == "additive":
             self.score_kernel = nnx.Param(nnx.initializers.lecun_normal(-1, -2)(rngs.params(), heads))

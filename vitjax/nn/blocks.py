@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from vitjax.nn.attention import MultiHeadAttention, Score, padding_mask
+from vitjax.nn.attention import MultiHeadAttention, QKVBias, Score, padding_mask
 from vitjax.nn.beam_parallel import attend_across_devices
 from vitjax.nn.cache import Kept, LayerCache, recall
 from vitjax.nn.feedforward import Activation, FeedForward
@@ -28,7 +28,7 @@ class TransformerConfig:
     Attributes:
       width, depth, num_heads, feed_forward_width: D, L, H, F.
       norm_position: `pre` normalises what enters a sublayer, `post` the sum that leaves it.
-      attention_score, share_query_key, query_key_norm, query_key_scale, key_bias: see `MultiHeadAttention`.
+      attention_score, share_query_key, query_key_norm, query_key_scale, qkv_bias: see `MultiHeadAttention`.
       layer_scale: start of a trained factor on each residual branch (Touvron et al. 2021, CaiT), or None.
       stochastic_depth: rate of the last block; earlier ones grow linearly to it.
       remat: what the backward pass recomputes: nothing, everything, or all but matrix products.
@@ -49,7 +49,7 @@ class TransformerConfig:
     query_key_norm: bool = False
     query_key_scale: float | None = None
     use_bias: bool = True
-    key_bias: bool = True
+    qkv_bias: QKVBias = "all"
     layer_scale: float | None = None
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -108,7 +108,7 @@ def _attention(config: TransformerConfig, *, rngs: nnx.Rngs, context_width: int 
         query_key_norm=config.query_key_norm,
         query_key_scale=config.query_key_scale,
         use_bias=config.use_bias,
-        key_bias=config.key_bias,
+        qkv_bias=config.qkv_bias,
         dropout_rate=config.attention_dropout,
         dtype=config.dtype,
         rngs=rngs,

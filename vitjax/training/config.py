@@ -12,30 +12,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from vitjax.data.config import DataConfig
 from vitjax.decoding.config import GenerationConfig
+from vitjax.models.config import CLASSIFIERS, ModelConfig, image_encoder, reads_images
 from vitjax.models.encoder_decoder import EncoderDecoderConfig
-from vitjax.models.resnet import ResNetConfig
-from vitjax.models.show_attend_tell import ShowAttendTellConfig
-from vitjax.models.text_encoder import TextEncoderConfig
-from vitjax.models.vit import VisionTransformerConfig
 from vitjax.parallel.mesh import MeshConfig
 from vitjax.training.mixing import MixingConfig
 from vitjax.training.optimizer import OptimizerConfig
-
-ModelConfig = VisionTransformerConfig | ResNetConfig | EncoderDecoderConfig | ShowAttendTellConfig
-CLASSIFIERS = (VisionTransformerConfig, ResNetConfig)
-
-
-def reads_images(model: ModelConfig) -> bool:
-    """Whether the model's source is an image; otherwise it is text."""
-    return not (isinstance(model, EncoderDecoderConfig) and isinstance(model.encoder, TextEncoderConfig))
-
-
-def image_encoder(model: ModelConfig) -> VisionTransformerConfig | ResNetConfig:
-    """The part of a model that reads images: an encoder, or the whole classifier."""
-    encoder = model if isinstance(model, CLASSIFIERS) else model.encoder
-    if isinstance(encoder, TextEncoderConfig):
-        raise ValueError("this model reads text, not images")
-    return encoder
 
 
 @dataclass(frozen=True)

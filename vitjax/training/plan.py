@@ -8,10 +8,11 @@ import jax
 from jax.sharding import Mesh
 
 from vitjax.analysis.complexity import complexity
+from vitjax.models.config import reads_images
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree
 from vitjax.parallel.sharding import Placement, explain
-from vitjax.training.config import Config, reads_images
+from vitjax.training.config import Config
 from vitjax.training.state import join, make_setup
 from vitjax.training.step import make_train_step, train_step
 from vitjax.training.tasks import batch_shapes

@@ -9,10 +9,11 @@ from vitjax.data.pipeline import EvalBatches, eval_batches, fingerprint, train_b
 from vitjax.data.prefetch import DevicePrefetch, prefetch_to_device, process_share
 from vitjax.data.sources import Source, SourceInfo, build_source, tokenizer_for
 from vitjax.data.tokenizers import Tokenizer
+from vitjax.models.config import CLASSIFIERS, reads_images
 from vitjax.models.encoder_decoder import EncoderDecoderConfig
 from vitjax.models.text_encoder import TextEncoderConfig
 from vitjax.parallel.sharding import batch_sharding
-from vitjax.training.config import CLASSIFIERS, Config, reads_images
+from vitjax.training.config import Config
 from vitjax.training.tasks import is_classifier
 
 

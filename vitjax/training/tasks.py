@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from vitjax.data.preprocess import normalize
+from vitjax.models.config import CLASSIFIERS, reads_images
 from vitjax.nn.regularization import split_key
-from vitjax.training.config import CLASSIFIERS, Config, reads_images
+from vitjax.training.config import Config
 from vitjax.training.losses import LossSum, sigmoid_cross_entropy, softmax_cross_entropy, token_cross_entropy
 from vitjax.training.mixing import mix
 

@@ -1,0 +1,18 @@
+"""Every family vitjax reads and writes, and how one is recognized."""
+
+from vitjax.weights.family import Family, Fields, Specs
+from vitjax.weights.vit import MAE, VIT
+
+FAMILIES: tuple[Family, ...] = (VIT, MAE)
+
+
+def recognize(fields: Fields, specs: Specs, where: str) -> Family:
+    """The family of a folder; ValueError if it is none of ours."""
+    for family in FAMILIES:
+        if family.recognizes(fields, specs):
+            return family
+    kind = fields.get("model_type") or fields.get("architecture")
+    what = f"a {kind!r}" if kind else "of no known kind"
+    raise ValueError(
+        f"{where} is {what}, which vitjax does not read: there are {', '.join(f.name for f in FAMILIES)}"
+    )
