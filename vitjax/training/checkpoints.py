@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from vitjax.parallel.processes import any_process, from_primary, is_primary
 from vitjax.training import stored_arrays
 from vitjax.training.lock import WriterLock
-from vitjax.training.seal import Damaged, fsync_directory, seal, verify
+from vitjax.training.seal import Damaged, seal, verify
 from vitjax.training.step_directories import (
     METADATA,
     intact_step,
@@ -32,6 +32,7 @@ from vitjax.training.step_directories import (
     steps,
 )
 from vitjax.training.stored_arrays import Spec
+from vitjax.weights.writing import fsync_directory
 
 _BARRIER_MILLISECONDS = 1_200_000
 _log = logging.getLogger("vitjax")

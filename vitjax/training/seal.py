@@ -10,6 +10,8 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from vitjax.weights.writing import fsync_directory
+
 SEAL = "seal.sha256"
 _HEADER = "# vitjax seal 1: "
 _FOOTER = "# sealed "
@@ -97,15 +99,6 @@ def verify(directory: Path, label: str, only: Collection[str] | None = None) -> 
 def is_sealed(directory: Path) -> bool:
     """Whether a seal is there; says nothing about whether it still holds."""
     return (directory / SEAL).is_file()
-
-
-def fsync_directory(directory: Path) -> None:
-    """Makes the names in `directory` (files created, renamed, removed) survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest(path: Path, sync: bool = False) -> str:
