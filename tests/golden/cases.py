@@ -6,5 +6,7 @@ from tests.golden.reference_case import CASES
 
 __all__ = ["CASES"]
 
-for module in ("vit_hf", "vit_timm", "vit_npz", "image_to_text", "text_to_text"):
+MODULES = "vit_hf vit_timm vit_npz beit_hf dino_hf towers_hf resnet image_to_text text_to_text"
+
+for module in MODULES.split():
     importlib.import_module(f"tests.golden.reference_{module}")

@@ -19,9 +19,9 @@ class Sizes:
     heads: int = 3
     hidden: int = 44
     layers: int = 2
-    patch: int = 6
-    image: int = 30
-    other: tuple[int, int] = (42, 24)
+    patch: int = 5
+    image: int = 25
+    other: tuple[int, int] = (35, 20)
     labels: int = 7
     vocabulary: int = 60
 
@@ -68,7 +68,7 @@ def plain(value) -> np.ndarray:
 
 
 def randomise(
-    model: torch.nn.Module, seed: int, keep: str = "^$", gain: float = 1.5, embedding: float = 0.5
+    model: torch.nn.Module, seed: int, keep: str = "^$", gain: float = 1.2, embedding: float = 0.5
 ) -> torch.nn.Module:
     """Every weight and statistic anew, at a scale at which all of them matter; in evaluation mode.
 
@@ -85,8 +85,8 @@ def randomise(
                 continue
             seen.add(id(tensor))
             random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-            noise = random.standard_normal(tuple(tensor.shape), np.float32)
-            tensor.copy_(torch.from_numpy(scaled(noise, module, name, gain, embedding)))
+            noise = np.asarray(random.standard_normal(tuple(tensor.shape), np.float32))
+            tensor.copy_(torch.from_numpy(np.asarray(scaled(noise, module, name, gain, embedding))))
     return model.float().eval()
 
 
@@ -105,8 +105,12 @@ def scaled(
         return 1 + 0.3 * noise
     if leaf.endswith("weight") and noise.ndim > 1:
         transposed = type(module).__name__ == "Conv1D"  # GPT-2's
-        fan_in = noise.shape[0] if transposed else noise[0].size
-        return gain * noise / np.sqrt(np.float32(fan_in))
+        matrix = noise.T if transposed else noise.reshape(len(noise), -1)
+        fan_out, fan_in = matrix.shape
+        back = (
+            noise.ndim == 2 and fan_out < fan_in < 3 * fan_out
+        )  # from the feed-forward: its activation shall show
+        return (2 if back else 1) * gain * noise / np.sqrt(np.float32(fan_in))
     return 0.5 * noise  # class tokens, registers, positions
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from transformers import (
     BartConfig,
     BeitConfig,
@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from tests.golden.reference_case import Sizes, case
+from tests.golden.reference_hf import HALVES, add_tensors, encoder, processor
 from tests.golden.reference_sequences import image_to_text
-from tests.golden.reference_vit_hf import HALVES, encoder, processor
 
 BART_TOKENS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
 POSITIONS = 32
@@ -64,7 +64,7 @@ def preprocess(folder: Path, sizes: Sizes, kind: str = "ViTImageProcessor") -> N
     (folder / "preprocessor_config.json").write_text(json.dumps(fields, indent=2) + "\n")
 
 
-@case(seed=31)
+@case(seed=348)
 def trocr_printed(folder: Path, seed: int, sizes: Sizes):
     """microsoft/trocr-large-printed and every -stage1: sinusoids, ReLU, no norm of the embedding, an output apart."""
     vision = ViTConfig(**vision_encoder(sizes, qkv_bias=False))
@@ -90,10 +90,10 @@ def trocr_handwritten(folder: Path, seed: int, sizes: Sizes):
     wider = {"d_model": sizes.width + 2 * sizes.heads, "cross_attention_hidden_size": sizes.width}
     text = TrOCRConfig(**bart_like(sizes) | wider)
     preprocess(folder, sizes)
-    return image_to_text(vision, text, folder, seed, sizes, BART_TOKENS | {"max_length": 20}, resized=True)
+    return image_to_text(vision, text, folder, seed, sizes, BART_TOKENS | {"max_length": 20})
 
 
-@case(seed=314)
+@case(seed=315, layers=1)
 def trocr_small(folder: Path, seed: int, sizes: Sizes):
     """microsoft/trocr-small-printed and -handwritten: a distilled DeiT reads."""
     vision = DeiTConfig(**vision_encoder(sizes))
@@ -112,7 +112,7 @@ def trocr_small(folder: Path, seed: int, sizes: Sizes):
     )
 
 
-@case(seed=34)
+@case(seed=375, layers=1)
 def beit_trocr(folder: Path, seed: int, sizes: Sizes):
     """BEiT reads: relative positions in each layer, layer scale."""
     vision = BeitConfig(**vision_encoder(sizes, use_relative_position_bias=True, layer_scale_init_value=0.1))
@@ -121,7 +121,7 @@ def beit_trocr(folder: Path, seed: int, sizes: Sizes):
     return image_to_text(vision, text, folder, seed, sizes, BART_TOKENS | {"max_length": 20})
 
 
-@case(seed=35)
+@case(seed=332)
 def vit_gpt2(folder: Path, seed: int, sizes: Sizes):
     """nlpconnect/vit-gpt2-image-captioning: one token begins, ends and pads; masks of an old version in the file."""
     end = sizes.vocabulary - 1
@@ -139,48 +139,49 @@ def vit_gpt2(folder: Path, seed: int, sizes: Sizes):
         add_cross_attention=True,
     )
     preprocess(folder, sizes)
-    made = image_to_text(
-        ViTConfig(**vision_encoder(sizes)),
-        text,
-        folder,
-        seed,
-        sizes,
-        own | {"max_length": 16, "num_beams": 4},
+    own |= {"max_length": 16, "num_beams": 4}
+    vision = ViTConfig(**vision_encoder(sizes))
+    return image_to_text(
+        vision, text, folder, seed, sizes, own, rewrite=lambda folder: add_masks(folder, sizes)
     )
-    add_masks(folder, sizes)
-    return made
 
 
 def add_masks(folder: Path, sizes: Sizes) -> None:
     """The causal masks that GPT-2's older checkpoints hold beside their weights."""
-    file = folder / "model.safetensors"
-    tensors = load_file(file)
+    masks = {}
     for layer in range(sizes.layers):
         for attention in ("attn", "crossattention"):
             name = f"decoder.transformer.h.{layer}.{attention}"
-            tensors[f"{name}.bias"] = np.tri(POSITIONS, dtype=np.uint8)[None, None]
-            tensors[f"{name}.masked_bias"] = np.asarray(-1e4, np.float32)
-    save_file(tensors, file, {"format": "pt"})
+            masks[f"{name}.bias"] = np.tri(POSITIONS, dtype=np.uint8)[None, None]
+            masks[f"{name}.masked_bias"] = np.asarray(-1e4, np.float32)
+    add_tensors(folder, masks)
 
 
-@case(seed=36)
+@case(seed=376, layers=1)
 def deit_bert(folder: Path, seed: int, sizes: Sizes):
-    """BERT as a decoder, wider than the encoder: a projection between them."""
+    """BERT as a decoder, wider than the encoder: a projection between them; a file as version 4 wrote it."""
     own = {"pad_token_id": 0, "decoder_start_token_id": 3, "bos_token_id": 3, "eos_token_id": 4}
+    own |= {"max_length": 18, "num_beams": 2}
     wider = {"hidden_size": sizes.width + 2 * sizes.heads}
     text = BertConfig(**bert_like(sizes, pad_token_id=0) | wider)
     preprocess(folder, sizes, "DeiTImageProcessor")
-    return image_to_text(
-        DeiTConfig(**vision_encoder(sizes)),
-        text,
-        folder,
-        seed,
-        sizes,
-        own | {"max_length": 18, "num_beams": 2},
-    )
+    vision = DeiTConfig(**vision_encoder(sizes))
+    return image_to_text(vision, text, folder, seed, sizes, own, rewrite=add_tied)
 
 
-@case(seed=37)
+def add_tied(folder: Path) -> None:
+    """The output layer, which is the embedding's, under its own name too; and the numbers of positions."""
+    tensors = load_file(folder / "model.safetensors")
+    output = "decoder.cls.predictions"
+    added = {
+        f"{output}.decoder.weight": tensors["decoder.bert.embeddings.word_embeddings.weight"],
+        f"{output}.decoder.bias": tensors[f"{output}.bias"],
+        "decoder.bert.embeddings.position_ids": np.arange(POSITIONS)[None],
+    }
+    add_tensors(folder, added)
+
+
+@case(seed=316, layers=1)
 def vit_roberta(folder: Path, seed: int, sizes: Sizes):
     """RoBERTa as a decoder: positions counted from behind the padding token's."""
     own = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
@@ -196,7 +197,7 @@ def vit_roberta(folder: Path, seed: int, sizes: Sizes):
     )
 
 
-@case(seed=38)
+@case(seed=336, layers=1)
 def vit_mbart(folder: Path, seed: int, sizes: Sizes):
     """As Donut decodes: mBART, norms before, scaled embeddings, one more norm after the last layer."""
     own = BART_TOKENS | {
@@ -210,7 +211,7 @@ def vit_mbart(folder: Path, seed: int, sizes: Sizes):
     return image_to_text(ViTConfig(**vision_encoder(sizes)), text, folder, seed, sizes, own)
 
 
-@case(seed=39)
+@case(seed=328, layers=1)
 def vit_bart(folder: Path, seed: int, sizes: Sizes):
     """BART as a decoder alone: norms after."""
     text = BartConfig(**bart_like(sizes))

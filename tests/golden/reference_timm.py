@@ -87,7 +87,7 @@ def outputs(model, images, prefix: str = "") -> dict:
 def both_sizes(model, seed: int, sizes: Sizes) -> dict:
     small = outputs(model, pixels(seed, sizes.image, sizes.image))
     model.set_input_size(img_size=sizes.other)
-    return small | outputs(model, pixels(seed, *sizes.other), "other_")
+    return small | outputs(model, pixels(seed, *sizes.other, 1), "other_")
 
 
 def facts(model, **more) -> dict:

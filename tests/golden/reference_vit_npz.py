@@ -67,7 +67,8 @@ def array(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     inputs = shape[1:] if "encoderblock/" in name else shape
     into = ("query/", "key/", "value/")
     fan_in = inputs[0] if any(part in name for part in into) else np.prod(inputs[:-1])
-    return np.float32(1.5) * noise / np.sqrt(np.float32(fan_in))
+    gain = 2.4 if "Dense_1/" in name else 1.2
+    return np.float32(gain) * noise / np.sqrt(np.float32(fan_in))
 
 
 def read_by_timm(
@@ -82,7 +83,7 @@ def read_by_timm(
             architecture, **vit_options(sizes, act_layer="gelu_tanh", **options) | size
         ).eval()
         model.load_pretrained(str(folder / file))
-        return outputs(model, pixels(seed, height, width), prefix), model
+        return outputs(model, pixels(seed, height, width, 1 if prefix else 2), prefix), model
 
     small, model = computed(sizes.image, sizes.image)
     other, _ = computed(*sizes.other, prefix="other_")
@@ -104,7 +105,7 @@ def vit_npz(folder: Path, seed: int, sizes: Sizes):
     return read_by_timm(folder, "vit.npz", weights, seed, sizes, "vit_base_patch16_224")
 
 
-@case(seed=22, width=40, heads=4, patch=5, other=(20, 35))
+@case(seed=22, layers=1, width=28, heads=4, patch=5, other=(20, 35))
 def vit_npz_big_vision(folder: Path, seed: int, sizes: Sizes):
     """big_vision's, averaged: no class token, no norm after the average."""
     block = block_shapes(sizes, "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0")
