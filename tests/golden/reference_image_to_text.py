@@ -64,7 +64,7 @@ def preprocess(folder: Path, sizes: Sizes, kind: str = "ViTImageProcessor") -> N
     (folder / "preprocessor_config.json").write_text(json.dumps(fields, indent=2) + "\n")
 
 
-@case(seed=348)
+@case(seed=365)
 def trocr_printed(folder: Path, seed: int, sizes: Sizes):
     """microsoft/trocr-large-printed and every -stage1: sinusoids, ReLU, no norm of the embedding, an output apart."""
     vision = ViTConfig(**vision_encoder(sizes, qkv_bias=False))
@@ -83,7 +83,7 @@ def trocr_printed(folder: Path, seed: int, sizes: Sizes):
     return image_to_text(vision, text, folder, seed, sizes, BART_TOKENS | {"max_length": 20})
 
 
-@case(seed=324)
+@case(seed=343)
 def trocr_handwritten(folder: Path, seed: int, sizes: Sizes):
     """microsoft/trocr-base-handwritten: learned positions, GELU, a norm of the embedding, a wider decoder."""
     vision = ViTConfig(**vision_encoder(sizes, qkv_bias=False))
@@ -121,7 +121,7 @@ def beit_trocr(folder: Path, seed: int, sizes: Sizes):
     return image_to_text(vision, text, folder, seed, sizes, BART_TOKENS | {"max_length": 20})
 
 
-@case(seed=332)
+@case(seed=402)
 def vit_gpt2(folder: Path, seed: int, sizes: Sizes):
     """nlpconnect/vit-gpt2-image-captioning: one token begins, ends and pads; masks of an old version in the file."""
     end = sizes.vocabulary - 1
@@ -157,7 +157,7 @@ def add_masks(folder: Path, sizes: Sizes) -> None:
     add_tensors(folder, masks)
 
 
-@case(seed=376, layers=1)
+@case(seed=333, layers=1)
 def deit_bert(folder: Path, seed: int, sizes: Sizes):
     """BERT as a decoder, wider than the encoder: a projection between them; a file as version 4 wrote it."""
     own = {"pad_token_id": 0, "decoder_start_token_id": 3, "bos_token_id": 3, "eos_token_id": 4}
@@ -181,7 +181,7 @@ def add_tied(folder: Path) -> None:
     add_tensors(folder, added)
 
 
-@case(seed=316, layers=1)
+@case(seed=341, layers=1)
 def vit_roberta(folder: Path, seed: int, sizes: Sizes):
     """RoBERTa as a decoder: positions counted from behind the padding token's."""
     own = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}

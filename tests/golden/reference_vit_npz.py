@@ -4,10 +4,12 @@ The files say nothing of the activation. Both original codes call flax's `gelu`,
 (timm's ViTs take the erf form unless told otherwise).
 """
 
+import tempfile
 import zlib
 from pathlib import Path
 
 import numpy as np
+import scipy.ndimage
 
 from tests.golden.reference_case import Sizes, case, pixels
 from tests.golden.reference_timm import facts, outputs, timm, vit_options
@@ -74,20 +76,39 @@ def array(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 def read_by_timm(
     folder: Path, file: str, weights: dict, seed: int, sizes: Sizes, architecture: str, **options
 ):
-    """Saves the weights; timm reads them for each size, so that it resizes positions as it does for such files."""
+    """Saves the weights, and lets timm compute with them.
+
+    At the other size positions are interpolated beforehand as both original codes do, by SciPy. (timm's loader has
+    another bilinear interpolation, which is neither theirs nor that of its own checkpoints.)
+    """
     np.savez(folder / file, **weights)
 
-    def computed(height: int, width: int, prefix: str = "") -> dict:
+    def computed(weights: dict, height: int, width: int, prefix: str = "") -> dict:
         size = {"img_size": (height, width)}
         model = timm.create_model(
             architecture, **vit_options(sizes, act_layer="gelu_tanh", **options) | size
         ).eval()
-        model.load_pretrained(str(folder / file))
+        with tempfile.TemporaryDirectory() as there:
+            np.savez(f"{there}/{file}", **weights)
+            model.load_pretrained(f"{there}/{file}")
         return outputs(model, pixels(seed, height, width, 1 if prefix else 2), prefix), model
 
-    small, model = computed(sizes.image, sizes.image)
-    other, _ = computed(*sizes.other, prefix="other_")
+    small, model = computed(weights, sizes.image, sizes.image)
+    grid = tuple(length // sizes.patch for length in sizes.other)
+    resized = {
+        name: zoomed(value, sizes.image // sizes.patch, grid) if name.endswith("pos_embedding") else value
+        for name, value in weights.items()
+    }
+    other, _ = computed(resized, *sizes.other, prefix="other_")
     return small | other, facts(model, load=file, activation="gelu_tanh")
+
+
+def zoomed(positions: np.ndarray, side: int, grid: tuple[int, int]) -> np.ndarray:
+    """Positions [1, N, D] of side x side patches, behind those of the class token if there are any, for a grid."""
+    prefix, patches = np.split(positions[0], [len(positions[0]) - side**2])
+    square = patches.reshape(side, side, -1)
+    resized = scipy.ndimage.zoom(square, (grid[0] / side, grid[1] / side, 1), order=1)
+    return np.concatenate([prefix, resized.reshape(grid[0] * grid[1], -1)])[None]
 
 
 @case(seed=21)
