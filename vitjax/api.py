@@ -1,4 +1,4 @@
-"""`vitjax.load(path)`: from a directory to a model that can be used."""
+"""`vitjax.load(path)`: from a run or somebody's checkpoint to a model that can be used."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from vitjax.data.preprocess import Preprocess
+from vitjax.decoding.config import GenerationConfig
 from vitjax.model import Model
 from vitjax.models.config import reads_images
 from vitjax.nn import functional
@@ -17,19 +18,40 @@ from vitjax.training.config import Config, from_json
 from vitjax.training.state import join
 from vitjax.training.tasks import is_classifier
 from vitjax.training.tokenizer_file import load_tokenizer
+from vitjax.weights.checkpoint import open_checkpoint
 
 
 def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
-    """Read a run of `vitjax train`: its newest good checkpoint, verified, with the averaged parameters if it kept any.
+    """Read a model: a run of `vitjax train`, or a checkpoint of transformers, timm or big_vision.
+
+    Of a run it is the newest good checkpoint, verified, with the averaged parameters if it kept any. Of a checkpoint
+    every array must have its place in the model and the other way round; only safetensors and .npz are opened.
 
     Args:
+      path: a directory, or one .npz.
       mesh: devices to spread the parameters over, by the rules of `vitjax.parallel.sharding`, and to generate on; None
         is one device.
 
     Raises:
-      ValueError: the directory is not a run, or its files do not fit together.
-      FileNotFoundError: it has no good checkpoint.
+      ValueError: the directory holds no model that vitjax knows, or its files do not fit together.
+      FileNotFoundError: the run has no good checkpoint.
     """
+    if (Path(path) / "checkpoints").is_dir():
+        return _load_run(path, mesh)
+    checkpoint = open_checkpoint(path)
+    params, stats = checkpoint.read(mesh)
+    return Model(
+        config=checkpoint.config,
+        params=params,
+        stats=stats,
+        preprocess=None,
+        tokenizer=None,
+        generation=GenerationConfig(),
+        mesh=mesh,
+    )
+
+
+def _load_run(path: str | Path, mesh: Mesh | None) -> Model:
     config = load_run_config(path)
     _, expected, expected_stats = functional.abstract(lambda rngs: config.model.build(rngs=rngs))
     arrays, _ = checkpoints.restore(Path(path) / "checkpoints", only=("params", "frozen", "stats", "ema"))

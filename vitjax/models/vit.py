@@ -63,7 +63,8 @@ class VisionTransformerConfig:
       pooler: send what was pooled through a linear layer and tanh (BERT's pooler).
       num_classes: 0 means no head.
       head_use_bias, head_bias: whether the head has a bias, and its start; -log(num_classes) suits sigmoid losses.
-      distillation_head: a second head reads the distillation token; logits are the mean of the two (DeiT).
+      distillation_head: a second head reads the distillation token; logits are the mean of the two, and what is pooled
+        that of the two tokens (DeiT).
     """
 
     transformer: TransformerConfig
@@ -116,10 +117,14 @@ class VisionTransformerConfig:
             raise ValueError(f"pooling {self.pooling!r} needs class_token=True")
         if self.pooling == "cls_mean" and self.final_norm == "pooled":
             raise ValueError("pooling 'cls_mean' is twice as wide as the norm: it needs final_norm 'tokens'")
-        if self.distillation_head and not (
-            self.distillation_token and self.pooling == "cls" and self.num_classes
+        if self.distillation_head and (
+            not (self.distillation_token and self.num_classes)
+            or (self.pooling, self.final_norm, self.pooler) != ("cls", "tokens", False)
         ):
-            raise ValueError("distillation_head needs distillation_token=True, pooling 'cls' and num_classes")
+            raise ValueError(
+                "distillation_head needs num_classes, distillation_token=True, pooling 'cls', final_norm 'tokens' and "
+                "no pooler"
+            )
         if self.prefix_positions > (self.prefix if self.positions == "learned" else 0):
             raise ValueError(
                 f"prefix_positions {self.prefix_positions}: there are {self.prefix} tokens before the patches, and "
@@ -284,7 +289,7 @@ class VisionTransformer(nnx.Module):
     def _pooled(self, x: Float[Array, "B N D"], *, train: bool) -> Float[Array, "B E"] | None:
         match self.config.pooling:
             case "cls":
-                return x[:, 0]
+                return (x[:, 0] + x[:, 1]) / 2 if self.config.distillation_head else x[:, 0]
             case "mean":
                 return jnp.mean(x[:, self.config.prefix :], axis=1)
             case "cls_mean":
@@ -314,7 +319,7 @@ class VisionTransformer(nnx.Module):
             raise ValueError("this VisionTransformer has no head (num_classes=0): use .features")
         features = self.features(images, train=train, key=key)
         assert features.pooled is not None  # a head needs pooling: VisionTransformerConfig saw to it
-        logits = self.head(features.pooled)
         if self.config.distillation_head:
-            logits = (logits + self.head_distillation(features.tokens[:, 1])) / 2
-        return logits
+            logits = self.head(features.tokens[:, 0]), self.head_distillation(features.tokens[:, 1])
+            return (logits[0] + logits[1]) / 2
+        return self.head(features.pooled)

@@ -1,9 +1,12 @@
 """Every family vitjax reads and writes, and how one is recognized."""
 
+from vitjax.weights.big_vision import BIG_VISION, VISION_TRANSFORMER
+from vitjax.weights.deit import DEIT
 from vitjax.weights.family import Family, Fields, Specs
+from vitjax.weights.timm_vit import TIMM_VIT
 from vitjax.weights.vit import MAE, VIT
 
-FAMILIES: tuple[Family, ...] = (VIT, MAE)
+FAMILIES: tuple[Family, ...] = (VIT, MAE, DEIT, TIMM_VIT, VISION_TRANSFORMER, *BIG_VISION)
 
 
 def recognize(fields: Fields, specs: Specs, where: str) -> Family:
@@ -14,5 +17,5 @@ def recognize(fields: Fields, specs: Specs, where: str) -> Family:
     kind = fields.get("model_type") or fields.get("architecture")
     what = f"a {kind!r}" if kind else "of no known kind"
     raise ValueError(
-        f"{where} is {what}, which vitjax does not read: there are {', '.join(f.name for f in FAMILIES)}"
+        f"{where} is {what}, which vitjax does not read: there are {', '.join(dict.fromkeys(f.name for f in FAMILIES))}"
     )

@@ -25,8 +25,8 @@ class Family:
       write_config: the config.json of a model; ValueError where this family has no such model. Saving also demands that
         `read_config` of it gives the same model again.
       entries: the table of names, without `prefix`.
-      prefix: what stands before the names of the base model, `vit.`, in files that also hold one of `heads`; read with
-        it or without.
+      prefix: what stands before the names of the base model, `vit.`. It is read with it or without, and written where
+        one of `heads` is written too, or always if there are none.
       heads: beginnings of the names that never have the prefix.
       ignored: arrays that are left out.
     """

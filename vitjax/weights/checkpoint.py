@@ -1,0 +1,174 @@
+"""A folder of somebody's weights, as one of our models: recognized, compared with the model name by name, then read."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from vitjax.models.config import ModelConfig
+from vitjax.nn import functional
+from vitjax.nn.functional import Tree
+from vitjax.parallel.paths import named_leaves
+from vitjax.weights.families import FAMILIES, recognize
+from vitjax.weights.family import Family, Fields, Format, Specs
+from vitjax.weights.folder import open_tensors
+from vitjax.weights.table import Table
+from vitjax.weights.tensors import Tensors, TensorSpec
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder holds, its arrays not yet read.
+
+    Attributes:
+      fields: its config.json; {} for an .npz.
+      definition, params, stats: our model without arrays, as `vitjax.nn.functional.abstract` gives it.
+    """
+
+    path: Path
+    family: Family
+    fields: Fields
+    config: ModelConfig
+    tensors: Tensors
+    table: Table
+    params: Tree
+    stats: Tree
+
+    def read(self, mesh: Mesh | None = None) -> tuple[Tree, Tree]:
+        """`(params, stats)`, laid out on the mesh by the rules of `vitjax.parallel.sharding`, or on one device."""
+        return self.table.read(self.tensors, self.params, mesh), self.table.read(
+            self.tensors, self.stats, mesh
+        )
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Recognize a folder (or one .npz), translate its configuration, and compare every name and shape.
+
+    Raises:
+      ValueError: one line: no such folder, a pickle, an unknown or wrong family, an array missing, left over, of
+        another shape.
+    """
+    path = Path(path)
+    tensors = open_tensors(path)
+    fields = read_json(path / "config.json") if path.is_dir() else {}
+    family = recognize(fields, tensors.specs, str(path))
+    view = _WithoutPrefix(tensors, family.prefix)
+    config = _explained(path, lambda: family.read_config(fields, view.specs))
+    params, stats, table = _matched(family, config)
+    table.check(view.specs, family.ignored, str(path))
+    return Checkpoint(path, family, fields, config, view, table, params, stats)
+
+
+def translate(config: ModelConfig, params: Tree, stats: Tree, format: Format) -> tuple[Fields, Tensors]:
+    """A model as one of the families of a format: its config.json, and its arrays by their names on disk.
+
+    Raises:
+      ValueError: no family of that format has such a model; the line tells why the nearest has not.
+    """
+    arrays = named_leaves(params) | named_leaves(stats)
+    why = ""
+    for family in FAMILIES:
+        if family.format != format:
+            continue
+        try:
+            fields = family.write_config(config)
+            named = _Translated(family, config, arrays)
+            found = family.read_config(fields, _WithoutPrefix(named, family.prefix).specs)
+            if found != config:
+                raise ValueError(f"it would come back with another {_difference(config, found)}")
+            return fields, named
+        except ValueError as error:
+            why = why or f"{family.name}: {error}"
+    raise ValueError(f"this model cannot be written in the format {format}: {why or 'it has no family yet'}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object out of a JSON file; ValueError, one line, if it is missing or something else."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: it says which model the weights are of") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} holds a {type(fields).__name__}: expected an object")
+    return fields
+
+
+def _explained(path: Path, read: Callable[[], ModelConfig]) -> ModelConfig:
+    """A config with types where numbers should be is a ValueError too, not a traceback."""
+    try:
+        return read()
+    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}: {reason}") from None
+
+
+def _matched(family: Family, config: ModelConfig) -> tuple[Tree, Tree, Table]:
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        return config.build(rngs=rngs)
+
+    _, params, stats = functional.abstract(build)
+    return params, stats, Table(family.entries(config), named_leaves(params) | named_leaves(stats))
+
+
+class _WithoutPrefix:
+    """Tensors by their names without the prefix of the base model, where they have it."""
+
+    def __init__(self, tensors: Tensors, prefix: str):
+        self._tensors = tensors
+        self._names = {name.removeprefix(prefix) if prefix else name: name for name in tensors.specs}
+        if len(self._names) != len(tensors.specs):
+            names = list(tensors.specs)
+            twice = next(name for name in names if prefix + name in names)
+            raise ValueError(
+                f"{tensors.specs[twice].file}: both {twice} and {prefix + twice} are there: expected one"
+            )
+        self.specs: Mapping[str, TensorSpec] = {
+            short: tensors.specs[name] for short, name in self._names.items()
+        }
+
+    def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
+        return self._tensors.read(self._names[name], index)
+
+
+class _Translated:
+    """Our arrays by their names on disk, made one at a time when read."""
+
+    def __init__(self, family: Family, config: ModelConfig, arrays: Mapping[str, jax.Array]):
+        self._table, self._arrays = _matched(family, config)[2], arrays
+        headed = (
+            any(name.startswith(family.heads) for name in self._table.expected) if family.heads else False
+        )
+        prefix = family.prefix if headed else ""
+        self._names = {
+            (name if family.heads and name.startswith(family.heads) else prefix + name): name
+            for name in self._table.expected
+        }
+        self.specs: Specs = {
+            name: TensorSpec(self._table.expected[short], "float32", "")
+            for name, short in self._names.items()
+        }
+
+    def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
+        whole = self._table.written(self._names[name], self._arrays)
+        return whole if index is None else whole[index]
+
+
+def _difference(ours: Any, found: Any, where: str = "") -> str:
+    """The first field in which two configs differ, and its two values."""
+    for name in getattr(ours, "__dataclass_fields__", {}):
+        a, b = getattr(ours, name), getattr(found, name, None)
+        if a != b:
+            return (
+                _difference(a, b, f"{where}{name}.")
+                if hasattr(a, "__dataclass_fields__") and type(a) is type(b)
+                else f"{where}{name}: {b!r} instead of {a!r}"
+            )
+    return f"{where or 'model'}: {found!r}"
