@@ -349,5 +349,5 @@ def test_errors_say_what_to_do(runs, name, call, line):
 
 
 def test_what_is_no_run(tmp_path):
-    with pytest.raises(ValueError, match="is not a run of vitjax train: it has no config.json"):
+    with pytest.raises(ValueError, match="holds no weights: expected model.safetensors"):
         vitjax.load(tmp_path)

@@ -18,7 +18,8 @@ from vitjax.training.config import Config, from_json
 from vitjax.training.state import join
 from vitjax.training.tasks import is_classifier
 from vitjax.training.tokenizer_file import load_tokenizer
-from vitjax.weights.checkpoint import open_checkpoint
+from vitjax.weights.checkpoint import open_checkpoint, read_json
+from vitjax.weights.hub import local_path
 
 
 def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
@@ -28,15 +29,16 @@ def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
     every array must have its place in the model and the other way round; only safetensors and .npz are opened.
 
     Args:
-      path: a directory, or one .npz.
+      path: a directory, one .npz, or the id of a repository on the Hugging Face hub (`vitjax.weights.hub`).
       mesh: devices to spread the parameters over, by the rules of `vitjax.parallel.sharding`, and to generate on; None
         is one device.
 
     Raises:
       ValueError: the directory holds no model that vitjax knows, or its files do not fit together.
-      FileNotFoundError: the run has no good checkpoint.
+      FileNotFoundError: there is nothing at the path, or the run has no good checkpoint.
     """
-    if (Path(path) / "checkpoints").is_dir():
+    path = local_path(path)
+    if is_run(path):
         return _load_run(path, mesh)
     checkpoint = open_checkpoint(path)
     params, stats = checkpoint.read(mesh)
@@ -69,6 +71,14 @@ def _load_run(path: str | Path, mesh: Mesh | None) -> Model:
         generation=config.generation,
         mesh=mesh,
     )
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a directory is a run of `vitjax train`, if perhaps a damaged one."""
+    config = Path(path) / "config.json"
+    if (Path(path) / "checkpoints").is_dir():
+        return True
+    return config.is_file() and {"model", "train"} <= set(read_json(config))
 
 
 def load_run_config(path: str | Path) -> Config:
