@@ -75,6 +75,22 @@ SEQUENCES = {
         encoder=replace(TEXT, positions="relative"),
         decoder=with_blocks(replace(DECODER, positions="relative"), norm_position="post", layer_scale=0.1),
     ),
+    "heads of another width, one table of tokens": EncoderDecoderConfig(
+        encoder=with_blocks(replace(TEXT, vocabulary_size=11), attention_width=12),
+        decoder=with_blocks(replace(DECODER, tie_embeddings=True, head_bias=True), attention_width=20),
+        share_embeddings=True,
+    ),
+    "more around the blocks": EncoderDecoderConfig(
+        encoder=replace(VIT, num_classes=0, pooling="none"),
+        decoder=replace(
+            with_blocks(DECODER, width=24, activation="geglu"),
+            embedding_norm=True,
+            token_types=2,
+            position_offset=2,
+            head_transform="gelu",
+            project_context=True,
+        ),
+    ),
     "parallel, concatenated": EncoderDecoderConfig(
         encoder=TEXT, decoder=replace(DECODER, parallel_prediction=True, embedding_combination="concat")
     ),

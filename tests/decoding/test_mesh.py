@@ -34,9 +34,20 @@ BLOCKS = TransformerConfig(width=WIDTH, depth=DEPTH, num_heads=HEADS, feed_forwa
 SMALL = TransformerConfig(width=8, depth=1, num_heads=4, feed_forward_width=16)
 IMAGES = VisionTransformerConfig(SMALL, image_size=(8, 8), patch_size=(4, 4), channels=1, pooling="none")
 TEXTS = TextEncoderConfig(SMALL, vocabulary_size=VOCABULARY, max_length=8)
+RELATIVE = DecoderConfig(
+    replace(SMALL, attention_width=12, query_key_scale=1.0, norm="rms"),
+    VOCABULARY,
+    LENGTH,
+    positions="relative",
+    relative_buckets=8,
+    relative_distance=12,
+    tie_embeddings=True,
+    head_bias=True,
+    scale_head=True,
+)
 MODELS = {
     "image": EncoderDecoderConfig(IMAGES, DecoderConfig(BLOCKS, VOCABULARY, LENGTH, "learned")),
-    "text": EncoderDecoderConfig(TEXTS, DecoderConfig(SMALL, VOCABULARY, LENGTH, "relative")),
+    "text": EncoderDecoderConfig(TEXTS, RELATIVE, share_embeddings=True),
     "lstm": ShowAttendTellConfig(IMAGES, VOCABULARY, width=16, embedding_width=8, attention_width=8),
 }
 # Rows end at different steps: the groups of devices that decode them leave their loops at different times.

@@ -33,8 +33,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "relative, T5": {
         "positions": "relative",
-        "transformer": replace(T, norm="rms", use_bias=False, query_key_scale=1.0),
+        "relative_buckets": 6,
+        "relative_distance": 5,
+        "transformer": replace(
+            T, norm="rms", use_bias=False, query_key_scale=1.0, attention_width=12, activation="geglu_tanh"
+        ),
         "tie_embeddings": True,
+        "scale_head": True,
+    },
+    "offset, RoBERTa": {
+        "transformer": replace(T, norm_position="post"),
+        "embedding_norm": True,
+        "token_types": 1,
+        "position_offset": 2,
+        "padding_token": 1,
+        "tie_embeddings": True,
+        "head_bias": True,
+        "head_transform": "gelu",
+        "project_context": True,
     },
     "rotary, Llama": {
         "positions": "rotary",
@@ -251,6 +267,41 @@ def test_logits_of_a_decoder_without_layers_worth_mentioning(tied: bool) -> None
     assert ("head" in params) != tied
 
 
+def test_what_stands_between_the_last_vector_and_the_scores() -> None:
+    """With silent branches again: dense, activation and norm, 1 / sqrt(D), the token vectors, a bias."""
+    definition, params, _ = named("offset, RoBERTa", scale_head=True)
+    params = {**params, "blocks": jax.tree.map(jnp.zeros_like, params["blocks"])}
+    for sublayer in ("attention", "cross_attention", "feed_forward"):
+        params["blocks"][f"{sublayer}_sublayer"]["norm"]["scale"] += 1
+    tokens = random_tokens(0, B, LENGTH)
+    table, types, places = (
+        np.asarray(params["embedding"][name]["embedding"], float)
+        for name in ("tokens", "token_types", "positions")
+    )
+    rows = np.where(tokens == 1, 1, np.arange(LENGTH) + 2)
+
+    def norm(x, p):
+        return reference.layer_norm(x, np.asarray(p["scale"]), np.asarray(p["bias"]))
+
+    x = norm(table[tokens] + types[0] + places[rows], params["embedding"]["norm"])
+    for _ in range(2 * 3):
+        x = reference.layer_norm(x)
+    head = params["head_transform"]
+    x = norm(reference.ACTIVATIONS["gelu"](reference.linear(x, head["dense"])), head["norm"])
+    want = x / np.sqrt(8) @ table.T + np.asarray(params["head_bias"])
+    got = full(definition, (params, {}), jnp.asarray(tokens)).logits
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False, None])
+@pytest.mark.parametrize("tied", [True, False])
+def test_head_bias(tied: bool, bias: bool | None) -> None:
+    config = replace(CONFIG, tie_embeddings=tied, head_bias=bias)
+    params = functional.abstract(lambda rngs: TransformerDecoder(config, context_width=E, rngs=rngs))[1]
+    found = "head_bias" in params if tied else "bias" in params["head"]
+    assert found == (not tied if bias is None else bias)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_bfloat16(tied: bool) -> None:
     low, exact = (
@@ -270,7 +321,7 @@ def test_bfloat16(tied: bool) -> None:
         np.testing.assert_allclose(logits, want[:, 0], atol=0.1)
 
 
-PLACED = ["learned", "sinusoidal, Vaswani", "concatenated", "batch norm, shared"]
+PLACED = ["learned", "sinusoidal, Vaswani", "concatenated", "batch norm, shared", "offset, RoBERTa"]
 PLACES = LENGTH - 1
 
 
@@ -295,7 +346,7 @@ def test_parallel_prediction_reads_the_context_and_nothing_else(option: str) -> 
     assert (places > 1e-3).all()  # a place knows which one it is
 
 
-@pytest.mark.parametrize("option", PLACED)
+@pytest.mark.parametrize("option", PLACED[:-1])  # the last has more around its blocks
 def test_parallel_prediction_is_the_blocks_on_mask_tokens(option: str) -> None:
     """Against the stack itself without any mask, which a causal one would not equal."""
     definition, *arrays = named(option, parallel_prediction=True)
@@ -305,12 +356,14 @@ def test_parallel_prediction_is_the_blocks_on_mask_tokens(option: str) -> None:
         decoder = functional.merge(definition, *arrays)
         embedding, t = decoder.embedding, decoder.config.transformer
         positions = jnp.arange(PLACES)
-        width = embedding.position_width
+        config = decoder.config
         known = (
-            embedding.positions.at(positions) if embedding.kind == "learned" else sinusoidal(positions, width)
+            embedding.positions.at(positions)
+            if config.positions == "learned"
+            else sinusoidal(positions, config.position_width)
         )
         x = jnp.tile(embedding.mask_token[...] * embedding.scale, (B, PLACES, 1))
-        x = combine(x, known, embedding.combination)
+        x = combine(x, known, config.embedding_combination)
         for block in decoder._layers():
             x = block(x, CONTEXT, train=False).x
         x = decoder.norm(x, train=False) if t.norm_position == "pre" else x

@@ -219,3 +219,24 @@ def test_one_definition_for_one_config() -> None:
         same = replace(config, decoder=replace(config.decoder))
         definition = functional.abstract(lambda rngs, c=same: c.build(rngs=rngs))[0]
         assert definition == model(kind)[0] and hash(definition) == hash(model(kind)[0])
+
+
+def test_one_table_of_token_vectors_is_two_alike() -> None:
+    apart = replace(CONFIGS["text"], encoder=replace(CONFIGS["text"].encoder, positions="none"))
+    shared = replace(apart, share_embeddings=True)
+    definition, params, stats = parts(lambda rngs: shared.build(rngs=rngs))
+    assert "embedding" not in params["encoder"]
+    copied = params["encoder"] | {"embedding": {"tokens": params["decoder"]["embedding"]["tokens"]}}
+    two = functional.abstract(lambda rngs: apart.build(rngs=rngs))[0]
+    source, tokens = source_of("text"), random_tokens(0, B, LENGTH)
+    got = logits(definition, params, stats, source, tokens)
+    want = logits(two, params | {"encoder": copied}, stats, source, tokens)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_one_table_of_token_vectors_needs_two_texts_of_one_vocabulary() -> None:
+    with pytest.raises(ValueError, match="needs an encoder of text"):
+        replace(CONFIGS["image"], share_embeddings=True)
+    smaller = replace(CONFIGS["text"].encoder, vocabulary_size=V - 1)
+    with pytest.raises(ValueError, match=r"the encoder's is \(10, 8\), the decoder's \(11, 8\)"):
+        replace(CONFIGS["text"], encoder=smaller, share_embeddings=True)

@@ -70,6 +70,8 @@ ACTIVATIONS = {
     "silu": lambda x: x * sigmoid(x),
 }
 
+GATES = {"swiglu": "silu", "geglu": "gelu", "geglu_tanh": "gelu_tanh"}
+
 
 def linear(x, layer):
     return np.asarray(x, float) @ np.asarray(layer["kernel"], float) + np.asarray(
@@ -78,10 +80,9 @@ def linear(x, layer):
 
 
 def feed_forward(x, params, activation):
-    if activation == "swiglu":
-        return linear(
-            ACTIVATIONS["silu"](linear(x, params["gate"])) * linear(x, params["up"]), params["down"]
-        )
+    if activation in GATES:
+        gate = ACTIVATIONS[GATES[activation]](linear(x, params["gate"]))
+        return linear(gate * linear(x, params["up"]), params["down"])
     return linear(ACTIVATIONS[activation](linear(x, params["up"])), params["down"])
 
 
@@ -105,13 +106,12 @@ def multi_head_attention(x, context, params, mask=None, bias=None):
     return out
 
 
-def sinusoid(position, width):
+def sinusoid(position, width, layout="interleaved"):
     """One vector, feature by feature (Vaswani et al. 2017, 3.5)."""
-    vector = []
-    for i in range(width // 2):
-        angle = position / 10000 ** (2 * i / width)
-        vector += [math.sin(angle), math.cos(angle)]
-    return np.array(vector)
+    steps = width // 2 - (layout == "halves_inclusive")
+    angles = [position / 10000 ** (i / steps) for i in range(width // 2)]
+    pairs = [(math.sin(angle), math.cos(angle)) for angle in angles]
+    return np.concatenate(pairs if layout == "interleaved" else list(zip(*pairs, strict=True)))
 
 
 def rotate(x, angles):

@@ -222,3 +222,6 @@ def test_extend_equals_the_whole_sequence(position: str) -> None:
 def test_head_width_must_divide() -> None:
     with pytest.raises(ValueError, match="width 8 is not a multiple of num_heads 3"):
         EncoderBlock(replace(CONFIG, num_heads=3), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="attention_width 10 is not a multiple of num_heads"):
+        replace(CONFIG, attention_width=10, num_heads=4)
+    assert replace(CONFIG, attention_width=12, num_heads=4).head_width == 3

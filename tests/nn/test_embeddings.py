@@ -7,7 +7,6 @@ from tests.nn.trees import gradients_match, initial, normal, parts
 from vitjax.nn import functional
 from vitjax.nn.embeddings import (
     PatchEmbedding,
-    SequenceEmbedding,
     TokenEmbedding,
     combine,
     patch_grid,
@@ -93,74 +92,6 @@ def test_tied_scores_of_bfloat16_are_float32() -> None:
     np.testing.assert_allclose(scores, np.asarray(x, float) @ table.T, rtol=1e-4, atol=1e-4)
 
 
-def sequence(kind: str, combination: str = "add", scale: bool = False, width: int = 8, **options):
-    definition, params, _ = parts(
-        lambda rngs: SequenceEmbedding(
-            7,
-            width,
-            max_length=6,
-            positions=kind,
-            combination=combination,
-            scale_embedding=scale,
-            rngs=rngs,
-            **options,
-        )
-    )
-    return functional.merge(definition, params), params
-
-
-TOKENS = jnp.asarray([[1, 2, 3], [4, 5, 6]])
-PLACES = jnp.asarray([[0, 1, 2], [0, 0, 1]])
-
-
-@pytest.mark.parametrize("kind", ["none", "sinusoidal", "learned", "relative", "rotary"])
-@pytest.mark.parametrize("combination", ["add", "concat"])
-@pytest.mark.parametrize("scale", [True, False])
-def test_sequence_embedding(kind: str, combination: str, scale: bool) -> None:
-    embedding, params = sequence(kind, combination, scale)
-    gives = kind in ("sinusoidal", "learned")
-    token_width = 4 if gives and combination == "concat" else 8
-    want = np.asarray(params["tokens"]["embedding"], float)[np.asarray(TOKENS)] * (
-        token_width**0.5 if scale else 1.0
-    )
-    assert want.shape == (2, 3, token_width)
-    if gives:
-        width = 4 if combination == "concat" else 8
-        places = np.asarray(PLACES)
-        table = (
-            np.asarray(params["positions"]["embedding"])
-            if kind == "learned"
-            else np.stack([reference.sinusoid(p, width) for p in range(6)])
-        )
-        assert table.shape == (6, width)
-        want = want + table[places] if combination == "add" else np.concatenate([want, table[places]], -1)
-    else:
-        assert set(params) == {"tokens"}
-    np.testing.assert_allclose(embedding(TOKENS, PLACES), want, rtol=1e-5, atol=1e-6)
-
-
-def test_one_row_of_places_for_all() -> None:
-    for kind in ("learned", "sinusoidal"):
-        embedding, _ = sequence(kind)
-        repeated = jnp.tile(PLACES[:1], (2, 1))
-        np.testing.assert_array_equal(embedding(TOKENS, PLACES[:1]), embedding(TOKENS, repeated))
-
-
-def test_more_tokens_than_learned_positions_are_refused() -> None:
-    embedding, _ = sequence("learned")
-    long = jnp.zeros((1, 7), int)
-    with pytest.raises(ValueError, match="7 tokens are beyond the 6 learned positions: raise max_length"):
-        embedding(long, jnp.arange(7)[None])
-    embedding, _ = sequence("sinusoidal")
-    assert embedding(long, jnp.arange(7)[None]).shape == (1, 7, 8)
-
-
-def test_odd_width_is_shared_out() -> None:
-    embedding, params = sequence("learned", "concat", width=7)
-    assert params["tokens"]["embedding"].shape == (7, 4) and params["positions"]["embedding"].shape == (6, 3)
-    assert embedding(TOKENS, PLACES).shape == (2, 3, 7)
-
-
 def test_combine() -> None:
     x, positions = normal(2, 3, 4), normal(3, 4, seed=1)
     np.testing.assert_array_equal(combine(x, positions, "add"), x + positions)
@@ -182,9 +113,3 @@ def test_gradients() -> None:
     gradients_match(
         lambda p, x: functional.merge(definition, p, stats)(x, train=False), params, normal(1, 4, 4, 2)
     )
-    definition, params, _ = parts(
-        lambda rngs: SequenceEmbedding(
-            7, 6, max_length=6, positions="learned", combination="concat", scale_embedding=True, rngs=rngs
-        )
-    )
-    gradients_match(lambda p: functional.merge(definition, p)(TOKENS, PLACES), params)

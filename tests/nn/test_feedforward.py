@@ -8,7 +8,7 @@ import pytest
 from tests.nn import reference
 from tests.nn.trees import gradients_match, initial, normal, parts
 from vitjax.nn import functional
-from vitjax.nn.feedforward import Activation, FeedForward, activation_function
+from vitjax.nn.feedforward import GATED, Activation, FeedForward, activation_function
 
 KINDS = get_args(Activation)
 
@@ -32,7 +32,7 @@ def test_against_numpy(activation: str, use_bias: bool) -> None:
     definition, params, _ = parts(
         lambda rngs: FeedForward(6, 10, activation=activation, use_bias=use_bias, rngs=rngs)
     )
-    layers = {"up", "gate", "down"} if activation == "swiglu" else {"up", "down"}
+    layers = {"up", "gate", "down"} if activation in GATED else {"up", "down"}
     assert set(params) == layers
     assert all(set(layer) == ({"kernel", "bias"} if use_bias else {"kernel"}) for layer in params.values())
     x = normal(2, 3, 6)

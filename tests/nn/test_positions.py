@@ -22,12 +22,14 @@ from vitjax.nn.positions import (
 )
 
 
-@pytest.mark.parametrize("width", [2, 8, 64])
-def test_sinusoidal(width: int) -> None:
-    positions = np.array([0, 1, 2, 17, 300])
-    got = sinusoidal(jnp.asarray(positions), width)
-    np.testing.assert_allclose(got, [reference.sinusoid(p, width) for p in positions], atol=5e-5)
-    np.testing.assert_array_equal(got[0], np.tile([0.0, 1.0], width // 2))
+@pytest.mark.parametrize("layout", ["interleaved", "halves", "halves_inclusive"])
+@pytest.mark.parametrize("width", [4, 8, 64])
+def test_sinusoidal(width: int, layout: str) -> None:
+    positions = np.array([0, 1, 2, 17, 300, 1023, 4095])
+    got = sinusoidal(jnp.asarray(positions), width, layout)
+    np.testing.assert_allclose(got, [reference.sinusoid(p, width, layout) for p in positions], atol=1e-6)
+    halves = [0.0] * (width // 2) + [1.0] * (width // 2)
+    np.testing.assert_array_equal(got[0], [0.0, 1.0] * (width // 2) if layout == "interleaved" else halves)
 
 
 def test_sinusoidal_takes_any_shape_and_refuses_an_odd_width() -> None:

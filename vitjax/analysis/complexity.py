@@ -18,6 +18,7 @@ from vitjax.models.text_encoder import TextEncoderConfig
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.convolution import EXPANSION
+from vitjax.nn.feedforward import GATED
 from vitjax.nn.functional import abstract
 from vitjax.parallel.paths import named_leaves
 
@@ -163,16 +164,22 @@ def _vision_transformer(config: VisionTransformerConfig, image_size: Size | None
 
 
 def _decoder(config: DecoderConfig, context_width: int, sources: int, targets: int) -> tuple[Counts, int]:
-    t, width = config.transformer, config.transformer.width
-    flops = {
-        "attention_projections": t.depth * _product(_projections(t) * targets, width, width),
-        "attention_scores": t.depth * _scores(targets, targets, width),
+    t, width, inner = config.transformer, config.transformer.width, _attention_width(config.transformer)
+    flops = {}
+    if config.project_context:
+        flops["context_projection"] = _product(sources, context_width, width)
+        context_width = width
+    flops |= {
+        "attention_projections": t.depth * _product(_projections(t) * targets, width, inner),
+        "attention_scores": t.depth * _scores(targets, targets, inner),
         "cross_attention_projections": t.depth
-        * (_product(2 * targets, width, width) + _product(2 * sources, context_width, width)),
-        "cross_attention_scores": t.depth * _scores(targets, sources, width),
+        * (_product(2 * targets, width, inner) + _product(2 * sources, context_width, inner)),
+        "cross_attention_scores": t.depth * _scores(targets, sources, inner),
         "feed_forward": t.depth * _feed_forward(t, targets),
         "head": _product(targets, width, config.vocabulary_size),
     }
+    if config.head_transform is not None:
+        flops["head_transform"] = _product(targets, width, width)
     return flops, _recomputed(t, flops)
 
 
@@ -235,7 +242,7 @@ def _recomputed(t: TransformerConfig, flops: Counts) -> int:
     """What the backward pass of the blocks repeats; `dots` keeps the products with weights, but not the scores."""
     match t.remat:
         case "full":
-            outside = ("patch_embedding", "pool", "pooler", "head")
+            outside = ("patch_embedding", "pool", "pooler", "context_projection", "head", "head_transform")
             repeated = sum(count for name, count in flops.items() if name not in outside)
             if t.norm_position == "pre" and t.layer_scale is None:
                 # A block ends in a sum, whose gradient does not need the block's last product.
@@ -248,14 +255,19 @@ def _recomputed(t: TransformerConfig, flops: Counts) -> int:
 
 def _encoder_flops(t: TransformerConfig, tokens: int) -> Counts:
     return {
-        "attention_projections": t.depth * _product(_projections(t) * tokens, t.width, t.width),
-        "attention_scores": t.depth * _scores(tokens, tokens, t.width),
+        "attention_projections": t.depth * _product(_projections(t) * tokens, t.width, _attention_width(t)),
+        "attention_scores": t.depth * _scores(tokens, tokens, _attention_width(t)),
         "feed_forward": t.depth * _feed_forward(t, tokens),
     }
 
 
+def _attention_width(t: TransformerConfig) -> int:
+    """Features of all heads together."""
+    return t.num_heads * t.head_width
+
+
 def _projections(t: TransformerConfig) -> int:
-    """Products with a [D, D] matrix for each token: a shared query and key is projected once."""
+    """Products with a matrix from D to all heads, or back, for each token: a shared query and key is one."""
     return 3 if t.share_query_key else 4
 
 
@@ -269,7 +281,7 @@ def _feed_forward(t: TransformerConfig, tokens: int) -> int:
 
 
 def _feed_forward_products(t: TransformerConfig) -> int:
-    return 3 if t.activation == "swiglu" else 2
+    return 3 if t.activation in GATED else 2
 
 
 def _product(rows: int, inputs: int, outputs: int) -> int:

@@ -9,36 +9,40 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.nn.attention import causal_mask, padding_mask
-from vitjax.nn.blocks import DecoderBlock, TransformerConfig
+from vitjax.nn.blocks import DecoderBlock
 from vitjax.nn.cache import CacheDtype, DecoderCache, write
-from vitjax.nn.embeddings import Combination, PositionKind, SequenceEmbedding
+from vitjax.nn.feedforward import Activation
+from vitjax.nn.head import HeadTransform
 from vitjax.nn.norms import make_norm
-from vitjax.nn.positions import RelativeBias, Rotation, rotary
+from vitjax.nn.positions import Rotation, rotary
 from vitjax.nn.regularization import dropout, split_key
+from vitjax.nn.sequence import SequenceConfig, SequenceEmbedding
 from vitjax.nn.stack import layers, run_blocks, stack_blocks
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
-    """A decoder over token ids; see `SequenceEmbedding` for positions and their combination.
+class DecoderConfig(SequenceConfig):
+    """A decoder over token ids.
 
     Attributes:
-      max_length: longest sequence, prompt included, that learned positions are made for.
       tie_embeddings: score tokens against their own embedding instead of a separate head.
+      head_bias: whether each token's score has a bias; None: where the head is its own.
+      head_transform: activation of one more layer before the scores (`HeadTransform`), or None.
+      scale_head: divide the vectors that are scored by sqrt(D), as T5 does to use the vectors it embeds with.
+      project_context: bring the context to width D by a layer of its own, before any block reads it.
       parallel_prediction: have a trained mask token, from which `TransformerDecoder` can predict all places at once.
     """
 
-    transformer: TransformerConfig
-    vocabulary_size: int
-    max_length: int
-    positions: PositionKind = "learned"
-    embedding_combination: Combination = "add"
-    scale_embedding: bool = False
     tie_embeddings: bool = False
+    head_bias: bool | None = None
+    head_transform: Activation | None = None
+    scale_head: bool = False
+    project_context: bool = False
     parallel_prediction: bool = False
     kind: Literal["decoder"] = "decoder"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.tie_embeddings and self.embedding_combination == "concat":
             raise ValueError(
                 "tie_embeddings needs embedding_combination 'add': 'concat' halves the token vectors"
@@ -48,6 +52,11 @@ class DecoderConfig:
                 f"parallel_prediction needs positions 'learned' or 'sinusoidal', not {self.positions!r}: mask tokens "
                 "are all alike, and only a position added to them tells one place from another"
             )
+
+    @property
+    def biases_head(self) -> bool:
+        """Whether each token's score has a bias."""
+        return not self.tie_embeddings if self.head_bias is None else self.head_bias
 
 
 class DecoderOutput(NamedTuple):
@@ -66,33 +75,33 @@ class TransformerDecoder(nnx.Module):
 
     def __init__(self, config: DecoderConfig, *, context_width: int, rngs: nnx.Rngs):
         t = config.transformer
-        self.embedding = SequenceEmbedding(
-            config.vocabulary_size,
-            t.width,
-            max_length=config.max_length,
-            positions=config.positions,
-            combination=config.embedding_combination,
-            scale_embedding=config.scale_embedding,
-            mask_token=config.parallel_prediction,
-            dtype=t.dtype,
-            rngs=rngs,
-        )
+        self.embedding = SequenceEmbedding(config, mask_token=config.parallel_prediction, rngs=rngs)
         if config.positions == "relative":
-            self.relative_bias = RelativeBias(t.num_heads, bidirectional=False, rngs=rngs)
+            self.relative_bias = config.relative_bias(bidirectional=False, rngs=rngs)
+        if config.project_context:
+            self.context_projection = nnx.Linear(
+                context_width, t.width, dtype=jnp.dtype(t.dtype), param_dtype=jnp.float32, rngs=rngs
+            )
+            context_width = t.width
         self.blocks = stack_blocks(
             lambda r: DecoderBlock(t, context_width=context_width, rngs=r), t.depth, rngs=rngs
         )
         if t.norm_position == "pre":
             self.norm = make_norm(t.norm, t.width, epsilon=t.norm_epsilon, dtype=t.dtype, rngs=rngs)
+        if config.head_transform is not None:
+            self.head_transform = HeadTransform(t, config.head_transform, rngs=rngs)
         if not config.tie_embeddings:
             self.head = nnx.Linear(
                 t.width,
                 config.vocabulary_size,
+                use_bias=config.biases_head,
                 dtype=jnp.dtype(t.dtype),
                 param_dtype=jnp.float32,
                 preferred_element_type=jnp.float32,
                 rngs=rngs,
             )
+        elif config.biases_head:
+            self.head_bias = nnx.Param(jnp.zeros(config.vocabulary_size))
         self.config = config
 
     def __call__(
@@ -132,12 +141,12 @@ class TransformerDecoder(nnx.Module):
         if rows is not None:
             positions = jnp.where(rows[:, None], jnp.arange(length), positions)
             visible = visible | rows[:, None, None, None]
-        x = self.embedding(tokens, positions, masked=rows)
+        x = self.embedding(tokens, positions, masked=rows, train=train)
         x = dropout(x, t.dropout, train=train, key=key_embed)
         x, attention = run_blocks(
             self.blocks,
             x,
-            context,
+            self._context(context),
             config=t,
             mask=visible,
             context_mask=None if context_mask is None else padding_mask(context_mask),
@@ -167,6 +176,7 @@ class TransformerDecoder(nnx.Module):
           dtype: what keys and values are kept in; None is the dtype of the arithmetic.
           beam_axis: mesh axis of the enclosing `jax.shard_map` over which the beams lie; None: all are here.
         """
+        context = self._context(context)
         cross = [block.project_context(context) for block in self._layers()]
         return DecoderCache.create(
             cross, context_mask, num_beams=num_beams, max_length=max_length, dtype=dtype, beam_axis=beam_axis
@@ -205,7 +215,7 @@ class TransformerDecoder(nnx.Module):
         positions = jnp.tile(cache.positions(length), (1, slots))  # [B, kT]
         cache = cache.claim(beams, length)
         rows = (batch * slots, length)
-        x = self.embedding(tokens.reshape(rows), positions.reshape(rows))
+        x = self.embedding(tokens.reshape(rows), positions.reshape(rows), train=False)
         bias = self._bias(cache.position + jnp.arange(length), jnp.arange(room))
         if bias is not None:
             bias = jnp.repeat(jnp.tile(bias, (1, 1, beams, 1)), cache.num_slots, axis=3)
@@ -262,7 +272,19 @@ class TransformerDecoder(nnx.Module):
         width = self.config.transformer.head_width
         return rotary(positions, width) if self.config.positions == "rotary" else None
 
+    def _context(self, context: Float[Array, "B S E"]) -> Float[Array, "B S e"]:
+        """What the blocks attend to."""
+        return self.context_projection(context) if self.config.project_context else context
+
     def _logits(self, x: Float[Array, "... D"], *, train: bool) -> Float[Array, "... V"]:
-        if self.config.transformer.norm_position == "pre":
+        config = self.config
+        if config.transformer.norm_position == "pre":
             x = self.norm(x, train=train)
-        return self.embedding.tokens.attend(x) if self.config.tie_embeddings else self.head(x)
+        if config.head_transform is not None:
+            x = self.head_transform(x, train=train)
+        if config.scale_head:
+            x = x * config.transformer.width**-0.5
+        if not config.tie_embeddings:
+            return self.head(x)
+        scores = self.embedding.tokens.attend(x)
+        return scores + self.head_bias[...] if config.biases_head else scores

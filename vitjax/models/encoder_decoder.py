@@ -1,7 +1,7 @@
 """Encoder-decoder Transformers: image to text and text to text."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -23,11 +23,28 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class EncoderDecoderConfig:
-    """An encoder of images or text, and a Transformer decoder that attends to what it says."""
+    """An encoder of images or text, and a Transformer decoder that attends to what it says.
+
+    Attributes:
+      share_embeddings: read text with the decoder's token vectors (Vaswani et al. 2017, 3.4).
+    """
 
     encoder: VisionTransformerConfig | ResNetConfig | TextEncoderConfig
     decoder: DecoderConfig
+    share_embeddings: bool = False
     kind: Literal["encoder_decoder"] = "encoder_decoder"
+
+    def __post_init__(self):
+        if not self.share_embeddings:
+            return
+        if not isinstance(self.encoder, TextEncoderConfig):
+            raise ValueError("share_embeddings needs an encoder of text: this one reads images")
+        tables = [(part.vocabulary_size, part.token_width) for part in (self.encoder, self.decoder)]
+        if tables[0] != tables[1]:
+            raise ValueError(
+                f"share_embeddings needs one table of token vectors: the encoder's is {tables[0]}, the decoder's "
+                f"{tables[1]}"
+            )
 
     @property
     def vocabulary_size(self) -> int:
@@ -44,7 +61,8 @@ class EncoderDecoder(nnx.Module):
     """
 
     def __init__(self, config: EncoderDecoderConfig, *, rngs: nnx.Rngs):
-        self.encoder = config.encoder.build(rngs=rngs)
+        options: dict[str, Any] = {"own_tokens": False} if config.share_embeddings else {}
+        self.encoder = config.encoder.build(**options, rngs=rngs)
         self.decoder = TransformerDecoder(
             config.decoder, context_width=config.encoder.output_width, rngs=rngs
         )
@@ -70,7 +88,10 @@ class EncoderDecoder(nnx.Module):
         train: bool,
         key: Array | None = None,
     ) -> Encoded:
-        return Encoded(*self.encoder.encode(source, source_mask=source_mask, train=train, key=key))
+        shared: dict[str, Any] = (
+            {"embedding": self.decoder.embedding.tokens} if self.config.share_embeddings else {}
+        )
+        return Encoded(*self.encoder.encode(source, source_mask=source_mask, train=train, key=key, **shared))
 
     def decode(
         self,

@@ -8,23 +8,20 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.nn.attention import padding_mask
-from vitjax.nn.blocks import EncoderBlock, TransformerConfig
-from vitjax.nn.embeddings import Combination, PositionKind, SequenceEmbedding
+from vitjax.nn.blocks import EncoderBlock
+from vitjax.nn.embeddings import PositionKind, TokenEmbedding
 from vitjax.nn.norms import make_norm
-from vitjax.nn.positions import RelativeBias, rotary
+from vitjax.nn.positions import rotary
 from vitjax.nn.regularization import dropout, split_key
+from vitjax.nn.sequence import SequenceConfig, SequenceEmbedding
 from vitjax.nn.stack import run_blocks, stack_blocks
 
 
 @dataclass(frozen=True)
-class TextEncoderConfig:
-    """A text encoder; see `SequenceEmbedding` for positions and their combination."""
+class TextEncoderConfig(SequenceConfig):
+    """A text encoder."""
 
-    transformer: TransformerConfig
-    vocabulary_size: int
-    max_length: int
     positions: PositionKind = "sinusoidal"
-    embedding_combination: Combination = "add"
     scale_embedding: bool = True
     kind: Literal["text_encoder"] = "text_encoder"
 
@@ -33,27 +30,22 @@ class TextEncoderConfig:
         """Features of the vectors a decoder attends to."""
         return self.transformer.width
 
-    def build(self, *, rngs: nnx.Rngs) -> "TextEncoder":
-        return TextEncoder(self, rngs=rngs)
+    def build(self, *, own_tokens: bool = True, rngs: nnx.Rngs) -> "TextEncoder":
+        return TextEncoder(self, own_tokens=own_tokens, rngs=rngs)
 
 
 class TextEncoder(nnx.Module):
-    """The encoder of Vaswani et al. (2017), with the variations of `TransformerConfig`."""
+    """The encoder of Vaswani et al. (2017), with the variations of `TransformerConfig`.
 
-    def __init__(self, config: TextEncoderConfig, *, rngs: nnx.Rngs):
+    Args:
+      own_tokens: have token vectors; otherwise each call brings them.
+    """
+
+    def __init__(self, config: TextEncoderConfig, *, own_tokens: bool = True, rngs: nnx.Rngs):
         t = config.transformer
-        self.embedding = SequenceEmbedding(
-            config.vocabulary_size,
-            t.width,
-            max_length=config.max_length,
-            positions=config.positions,
-            combination=config.embedding_combination,
-            scale_embedding=config.scale_embedding,
-            dtype=t.dtype,
-            rngs=rngs,
-        )
+        self.embedding = SequenceEmbedding(config, own_tokens=own_tokens, rngs=rngs)
         if config.positions == "relative":
-            self.relative_bias = RelativeBias(t.num_heads, bidirectional=True, rngs=rngs)
+            self.relative_bias = config.relative_bias(bidirectional=True, rngs=rngs)
         self.blocks = stack_blocks(lambda r: EncoderBlock(t, rngs=r), t.depth, rngs=rngs)
         if t.norm_position == "pre":
             self.norm = make_norm(t.norm, t.width, epsilon=t.norm_epsilon, dtype=t.dtype, rngs=rngs)
@@ -64,14 +56,20 @@ class TextEncoder(nnx.Module):
         source: Int[Array, "B S"],
         *,
         source_mask: Bool[Array, "B S"] | None = None,
+        embedding: TokenEmbedding | None = None,
         train: bool,
         key: Array | None = None,
     ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"] | None]:
-        """Token vectors and the mask (True = real) they came with. Padding must be on the right."""
+        """Token vectors and the mask (True = real) they came with. Padding must be on the right.
+
+        Args:
+          embedding: token vectors to read in the place of its own.
+        """
         config, t = self.config, self.config.transformer
         key_embed, key_blocks = split_key(key, 2)
         positions = jnp.arange(source.shape[1])[None]
-        x = dropout(self.embedding(source, positions), t.dropout, train=train, key=key_embed)
+        x = self.embedding(source, positions, embedding=embedding, train=train)
+        x = dropout(x, t.dropout, train=train, key=key_embed)
         options: dict[str, Any] = {}
         if source_mask is not None:
             options["mask"] = padding_mask(source_mask)

@@ -29,6 +29,7 @@ class TransformerConfig:
       width, depth, num_heads, feed_forward_width: D, L, H, F.
       norm_position: `pre` normalises what enters a sublayer, `post` the sum that leaves it.
       attention_score, share_query_key, query_key_norm, query_key_scale, qkv_bias: see `MultiHeadAttention`.
+      attention_width: features of all heads together, H * C; None means D.
       layer_scale: start of a trained factor on each residual branch (Touvron et al. 2021, CaiT), or None.
       stochastic_depth: rate of the last block; earlier ones grow linearly to it.
       remat: what the backward pass recomputes: nothing, everything, or all but matrix products.
@@ -50,6 +51,7 @@ class TransformerConfig:
     query_key_scale: float | None = None
     use_bias: bool = True
     qkv_bias: QKVBias = "all"
+    attention_width: int | None = None
     layer_scale: float | None = None
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -58,9 +60,15 @@ class TransformerConfig:
     unroll: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
 
+    def __post_init__(self):
+        if self.attention_width is not None and self.attention_width % self.num_heads:
+            raise ValueError(
+                f"attention_width {self.attention_width} is not a multiple of num_heads {self.num_heads}"
+            )
+
     @property
     def head_width(self) -> int:
-        return self.width // self.num_heads
+        return (self.attention_width or self.width) // self.num_heads
 
 
 class LayerScale(nnx.Module):
@@ -102,6 +110,7 @@ def _attention(config: TransformerConfig, *, rngs: nnx.Rngs, context_width: int 
     return MultiHeadAttention(
         config.width,
         config.num_heads,
+        head_width=None if config.attention_width is None else config.head_width,
         context_width=context_width,
         score=config.attention_score,
         share_query_key=config.share_query_key and context_width is None,

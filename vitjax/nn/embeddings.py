@@ -4,10 +4,10 @@ from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from vitjax.nn.convolution import ConvStem
-from vitjax.nn.positions import Grid, LearnedPositions, sinusoidal
+from vitjax.nn.positions import Grid
 
 Combination = Literal["add", "concat"]
 PositionKind = Literal["none", "sinusoidal", "learned", "relative", "rotary"]
@@ -99,64 +99,3 @@ def combine(x: Array, positions: Array, how: Combination) -> Array:
         return x + positions.astype(x.dtype)
     shape = (*x.shape[:-1], positions.shape[-1])
     return jnp.concatenate([x, jnp.broadcast_to(positions, shape).astype(x.dtype)], axis=-1)
-
-
-class SequenceEmbedding(nnx.Module):
-    """Token vectors with their places in the sequence, for text encoders and decoders.
-
-    Args:
-      positions: `sinusoidal` and `learned` are given here; `relative`, `rotary` and `none` leave the vectors alone.
-      combination: `concat` gives half of the features to the positions.
-      scale_embedding: multiply token vectors by sqrt(D) (Vaswani et al. 2017, 3.4), so that they stand up to sinusoids.
-      mask_token: have one more vector, of no token, that rows can read in the place of theirs.
-    """
-
-    def __init__(
-        self,
-        vocabulary_size: int,
-        width: int,
-        *,
-        max_length: int,
-        positions: PositionKind,
-        combination: Combination,
-        scale_embedding: bool,
-        mask_token: bool = False,
-        dtype: str = "float32",
-        rngs: nnx.Rngs,
-    ):
-        concat = combination == "concat" and positions in ("sinusoidal", "learned")
-        self.position_width = width // 2 if concat else width
-        token_width = width - self.position_width if concat else width
-        self.tokens = TokenEmbedding(vocabulary_size, token_width, dtype=dtype, rngs=rngs)
-        if positions == "learned":
-            self.positions = LearnedPositions((1, max_length), self.position_width, rngs=rngs)
-        if mask_token:
-            initializer = nnx.initializers.normal(token_width**-0.5)
-            self.mask_token = nnx.Param(initializer(rngs.params(), (token_width,)))
-        self.kind = positions
-        self.max_length = max_length
-        self.combination = combination
-        self.scale = token_width**0.5 if scale_embedding else 1.0
-
-    def __call__(
-        self,
-        tokens: Int[Array, "B N"],
-        positions: Int[Array, "#B N"],
-        *,
-        masked: Bool[Array, " B"] | None = None,
-    ) -> Float[Array, "B N D"]:
-        """Rows that are True in `masked` show the mask token in every place and none of their tokens."""
-        x = self.tokens(tokens)
-        if masked is not None:
-            x = jnp.where(masked[:, None, None], self.mask_token[...].astype(x.dtype), x)
-        x = x * self.scale
-        if self.kind == "learned":
-            if tokens.shape[1] > self.max_length:
-                raise ValueError(
-                    f"{tokens.shape[1]} tokens are beyond the {self.max_length} learned positions: raise max_length "
-                    "in the config, or shorten the input"
-                )
-            return combine(x, self.positions.at(positions), self.combination)
-        if self.kind == "sinusoidal":
-            return combine(x, sinusoidal(positions, self.position_width), self.combination)
-        return x

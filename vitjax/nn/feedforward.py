@@ -1,7 +1,7 @@
 """Position-wise feed-forward networks and their activations."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,31 +10,33 @@ from jaxtyping import Array, Float
 
 from vitjax.nn.regularization import dropout, split_key
 
-Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "swiglu"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "swiglu", "geglu", "geglu_tanh"]
+GATED = ("swiglu", "geglu", "geglu_tanh")
 
 
 def activation_function(name: Activation) -> Callable[[Array], Array]:
     """The element-wise function behind a name.
 
     `gelu` is the exact one (erf; Hendrycks and Gimpel 2016), `gelu_tanh` its tanh approximation (up to 4.7e-4 apart),
-    `quick_gelu` is CLIP's x * sigmoid(1.702 x). `swiglu` gates with `silu` (Shazeer 2020).
+    `quick_gelu` is CLIP's x * sigmoid(1.702 x). `swiglu`, `geglu` and `geglu_tanh` gate with `silu`, `gelu` and
+    `gelu_tanh` (Shazeer 2020).
     """
     match name:
         case "relu":
             return jax.nn.relu
-        case "gelu":
+        case "gelu" | "geglu":
             return lambda x: jax.nn.gelu(x, approximate=False)
-        case "gelu_tanh":
+        case "gelu_tanh" | "geglu_tanh":
             return lambda x: jax.nn.gelu(x, approximate=True)
         case "quick_gelu":
             return lambda x: x * jax.nn.sigmoid(1.702 * x)
         case "silu" | "swiglu":
             return jax.nn.silu
-    raise ValueError(f"activation {name!r} is not one of relu, gelu, gelu_tanh, quick_gelu, silu, swiglu")
+    raise ValueError(f"activation {name!r} is not one of {', '.join(get_args(Activation))}")
 
 
 class FeedForward(nnx.Module):
-    """`down(activation(up(x)))`, or for `swiglu` `down(silu(gate(x)) * up(x))`, on each token alone."""
+    """`down(activation(up(x)))`, or for the gated ones `down(activation(gate(x)) * up(x))`, on each token alone."""
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class FeedForward(nnx.Module):
             )
 
         self.up = linear(width, hidden_width)
-        if activation == "swiglu":
+        if activation in GATED:
             self.gate = linear(width, hidden_width)
         self.down = linear(hidden_width, width)
         self.activation = activation
@@ -71,6 +73,6 @@ class FeedForward(nnx.Module):
         key_hidden, key_out = split_key(key, 2)
         function = activation_function(self.activation)
         hidden = self.up(x)  # [..., F]
-        hidden = function(self.gate(x)) * hidden if self.activation == "swiglu" else function(hidden)
+        hidden = function(self.gate(x)) * hidden if self.activation in GATED else function(hidden)
         hidden = dropout(hidden, self.dropout_rate, train=train, key=key_hidden)
         return dropout(self.down(hidden), self.dropout_rate, train=train, key=key_out)

@@ -5,22 +5,42 @@ sizes is decided at trace time.
 """
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from vitjax.nn.interpolation import Grid, Interpolation, interpolate_grid
 
+Sinusoid = Literal["interleaved", "halves", "halves_inclusive"]
+"""`interleaved` has sine in even features and cosine in odd ones (Vaswani et al. 2017, 3.5), `halves` all sines before
+all cosines (Marian). `halves_inclusive` also spreads its wavelengths up to 10000 * 2pi itself (tensor2tensor, fairseq),
+where the others stop one short."""
 
-def sinusoidal(positions: Float[Array, "*N"] | Int[Array, "*N"], width: int) -> Float[Array, "*N D"]:
-    """Fixed embeddings (Vaswani et al. 2017, 3.5): sine in even features, cosine in odd, wavelengths to 10000 * 2pi."""
+
+def sinusoidal(
+    positions: Float[Array, "*N"] | Int[Array, "*N"], width: int, layout: Sinusoid = "interleaved"
+) -> Float[Array, "*N D"]:
+    """Fixed embeddings (Vaswani et al. 2017, 3.5): sines and cosines, wavelengths from 2pi to 10000 * 2pi.
+
+    Within 1e-6 of exact arithmetic for positions below 4096.
+    """
     if width % 2:
         raise ValueError(f"sinusoidal positions need an even width, not {width}")
-    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(0, width, 2) / width)  # [D/2]
-    angles = positions[..., None].astype(jnp.float32) * frequencies
-    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*positions.shape, width)
+    half = width // 2
+    steps = half - 1 if layout == "halves_inclusive" else half
+    frequencies = 10000.0 ** (-np.arange(half) / max(steps, 1))
+    # The product with a position is rounded by as much as 3e-5; with the leading 11 bits of a frequency it is exact.
+    leading = frequencies.astype(np.float16).astype(np.float32)
+    positions = positions[..., None].astype(jnp.float32)
+    angles, rest = positions * leading, positions * np.float32(frequencies - leading)  # [*N, D/2]
+    sin = jnp.sin(angles) * jnp.cos(rest) + jnp.cos(angles) * jnp.sin(rest)
+    cos = jnp.cos(angles) * jnp.cos(rest) - jnp.sin(angles) * jnp.sin(rest)
+    if layout == "interleaved":
+        return jnp.stack([sin, cos], axis=-1).reshape(*positions.shape[:-1], width)
+    return jnp.concatenate([sin, cos], axis=-1)
 
 
 def sinusoidal_grid(grid: Grid, width: int) -> Float[Array, "N D"]:
@@ -137,11 +157,23 @@ class RelativeBias(nnx.Module):
             distance = jnp.abs(distance)
         else:
             distance = jnp.maximum(-distance, 0)
-        exact = buckets // 2
-        ratio = jnp.log(jnp.maximum(distance, 1) / exact) / math.log(self.max_distance / exact)
-        far = jnp.minimum(exact + (ratio * (buckets - exact)).astype(jnp.int32), buckets - 1)
-        bucket = offset + jnp.where(distance < exact, distance, far)
+        table = distance_buckets(buckets, self.max_distance)
+        bucket = offset + jnp.take(table, distance, mode="clip")
         return jnp.moveaxis(self.embedding[...][bucket], -1, 0)[None]
+
+
+def distance_buckets(buckets: int, max_distance: int) -> Int[np.ndarray, "n"]:
+    """The bucket of each distance 0, 1, ..., `max_distance`; farther ones share the last.
+
+    A table, for a device's own logarithm may fall just short of where a bucket begins.
+    """
+    exact = buckets // 2
+    distance = np.arange(max_distance + 1)
+    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / exact) / np.float32(
+        math.log(max_distance / exact)
+    )
+    far = np.minimum(exact + (ratio * (buckets - exact)).astype(np.int32), buckets - 1)
+    return np.where(distance < exact, distance, far).astype(np.int32)
 
 
 class RelativeGridBias(nnx.Module):

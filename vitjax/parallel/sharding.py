@@ -51,7 +51,7 @@ RULES: tuple[Rule, ...] = (
     Rule(r"relative_bias/embedding", ("bucket", "heads")),
     Rule(r"(tokens|embedding)/embedding", ("vocabulary", "width")),
     Rule(r"head/kernel", ("width", "vocabulary")),
-    Rule(r"head/bias", ("vocabulary",)),
+    Rule(r"head/bias|head_bias", ("vocabulary",)),
     Rule(r".*", None),
 )
 
