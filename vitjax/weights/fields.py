@@ -45,6 +45,11 @@ def one_or_two(pair: tuple[int, int]) -> int | list[int]:
     return pair[0] if pair[0] == pair[1] else list(pair)
 
 
+def num_labels(num_classes: int) -> dict[str, int]:
+    """The field that says how many classes a head has, which transformers takes for two where nothing says it."""
+    return {"num_labels": num_classes} if num_classes else {}
+
+
 def demand(fields: Mapping[str, Any], **expected: Any) -> None:
     """Raise ValueError for the first field that is there and is not what alone we have a model for."""
     for name, value in expected.items():

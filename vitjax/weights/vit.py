@@ -9,7 +9,7 @@ from vitjax.models.config import ModelConfig
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.weights.family import Family, Fields, Specs, has_model_type
-from vitjax.weights.fields import activation_name, activation_of, demand, one_or_two, pair_of
+from vitjax.weights.fields import activation_name, activation_of, demand, num_labels, one_or_two, pair_of
 from vitjax.weights.table import Entry, Ignored
 from vitjax.weights.torch_layers import from_heads, heads, linear, norm, patches
 
@@ -76,6 +76,7 @@ def write_fields(config: VisionTransformerConfig) -> dict[str, Any]:
         "image_size": one_or_two(config.image_size),
         "patch_size": one_or_two(config.patch_size),
         "num_channels": config.channels,
+        **num_labels(config.num_classes),
     }
 
 
@@ -98,19 +99,21 @@ def block_entries(t: TransformerConfig) -> list[Entry]:
     theirs, ours = "encoder.layer.{layer}", "blocks"
     return [
         *norm(f"{theirs}.layernorm_before", f"{ours}/attention_sublayer/norm"),
-        *(
-            entry
-            for name in ("query", "key", "value")
-            for entry in heads(
-                f"{theirs}.attention.attention.{name}",
-                f"{ours}/attention/{name}",
-                use_bias=t.qkv_bias == "all" or (t.qkv_bias == "query_value" and name != "key"),
-            )
-        ),
-        *from_heads(f"{theirs}.attention.output.dense", f"{ours}/attention/out"),
+        *attention_entries(t),
         *norm(f"{theirs}.layernorm_after", f"{ours}/feed_forward_sublayer/norm"),
         *linear(f"{theirs}.intermediate.dense", f"{ours}/feed_forward/up"),
         *linear(f"{theirs}.output.dense", f"{ours}/feed_forward/down"),
+    ]
+
+
+def attention_entries(t: TransformerConfig) -> list[Entry]:
+    """The attention of those blocks."""
+    theirs, ours = "encoder.layer.{layer}.attention", "blocks/attention"
+    return [
+        *heads(f"{theirs}.attention.query", f"{ours}/query", use_bias=t.qkv_bias != "none"),
+        *heads(f"{theirs}.attention.key", f"{ours}/key", use_bias=t.qkv_bias == "all"),
+        *heads(f"{theirs}.attention.value", f"{ours}/value", use_bias=t.qkv_bias != "none"),
+        *from_heads(f"{theirs}.output.dense", f"{ours}/out"),
     ]
 
 
