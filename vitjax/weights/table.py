@@ -125,9 +125,14 @@ class Table:
         default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
         def load(path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+            read: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
+
             def part(index: Index | None) -> np.ndarray:
                 assert index is not None
-                return self.pieces[path].read(tensors, index).astype(leaf.dtype, copy=False)
+                bounds = tuple((axis.start, axis.stop) for axis in index)
+                if bounds not in read:  # JAX asks anew for each device that holds the same part
+                    read[bounds] = self.pieces[path].read(tensors, index).astype(leaf.dtype, copy=False)
+                return read[bounds]
 
             return jax.make_array_from_callback(leaf.shape, places.get(path, default), part, leaf.dtype)
 
