@@ -73,10 +73,13 @@ def main() -> None:
                 {"processes": count, "share": reports[0]["held"], "peak": max(r["peak"] for r in reports)}
             )
             print("{processes} processes: a share is {share} MiB, peak {peak} MiB".format(**rows[-1]))
-    path = write(
-        "load_memory", {"machine": machine(), "mib": round(total / MIB), "writing": round(written / MIB), "loading": rows}
-    )
-    print(f"stored as {path}")
+    record = {
+        "machine": machine(),
+        "mib": round(total / MIB),
+        "writing": round(written / MIB),
+        "loading": rows,
+    }
+    print(f"stored as {write('load_memory', record)}")
 
 
 def model() -> tuple[Any, Table]:
@@ -96,9 +99,7 @@ def load(folder: Path) -> dict[str, int]:
     before = start_counting()
     arrays = jax.block_until_ready(table.read(tensors, params, mesh))
     held = sum(piece.data.nbytes for leaf in jax.tree.leaves(arrays) for piece in leaf.addressable_shards)
-    report = {"held": round(held / MIB), "peak": round((peak() - before) / MIB)}
-    processes.barrier("all have read")
-    return report
+    return {"held": round(held / MIB), "peak": round((peak() - before) / MIB)}
 
 
 def together(count: int, folder: str) -> list[dict[str, int]]:

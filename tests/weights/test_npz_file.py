@@ -236,6 +236,15 @@ def test_a_flipped_bit_anywhere_is_refused_or_harmless(small):
     assert refused > len(content) / 2
 
 
+def test_what_zipfile_says_of_damage_is_short(tmp_path):
+    """It repeats the name in front of a member as it is, here of a thousand bytes."""
+    path = archive(tmp_path / "model.npz", [("x.npy", npy(described(shape="(500,)"), bytes(2_000)))])
+    content = bytearray(path.read_bytes())
+    content[26:28] = struct.pack("<H", 1_000)
+    path.write_bytes(content)
+    assert "array 'x': File name in directory" in refusal(path)
+
+
 @given(
     damage=st.lists(st.tuples(st.integers(0, 999), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4)
 )

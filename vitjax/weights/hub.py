@@ -9,6 +9,8 @@ import os
 import re
 from pathlib import Path
 
+from vitjax.weights.stored import one_line
+
 SCHEME = "hf://"
 """In front of an id where a folder has the name of the organisation."""
 FILES = ["*.json", "*.txt", "*.model", "*.spm", "*.safetensors", "*.npz", "LICENSE*"]
@@ -60,5 +62,5 @@ def _fetch(repository: str, revision: str | None) -> Path:
         )
     except Exception as error:  # its errors and its HTTP client's have no base in common
         where = "is not in the cache and HF_HUB_OFFLINE is set" if offline else "did not come from the hub"
-        raise ValueError(f"{repository} {where}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{repository} {where}: {one_line(error)}") from None
     return Path(folder)

@@ -25,6 +25,7 @@ from vitjax.weights.stored import (
     check_name,
     check_shape,
     file_status,
+    one_line,
     plain,
     read_part,
     require_unchanged,
@@ -168,8 +169,7 @@ def _damage(where: object) -> Iterator[None]:
         *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
         *(ValueError, NotImplementedError, RuntimeError, OverflowError, OSError),
     ) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{where}: {reason}") from None
+        raise ValueError(f"{where}: {one_line(error)}") from None
 
 
 def _check_sizes(members: list[zipfile.ZipInfo], archive_bytes: int) -> None:

@@ -34,6 +34,12 @@ def plain(text: object) -> str:
     return shown if len(shown) <= 120 else f"{shown[:120]}..."
 
 
+def one_line(error: Exception) -> str:
+    """What a library's error says, as one short line that is safe to print."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.encode("ascii", "backslashreplace").decode()[:300]
+
+
 def check_name(name: str) -> str:
     """The name of a tensor as it is, if it can neither leave a folder nor disturb a terminal; else ValueError."""
     if not name or len(name) > 512 or not name.isprintable() or ".." in name or name[0] in "/\\":
