@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from vitjax.data.preprocess import Preprocess, normalize
 from vitjax.data.tokenizers.protocol import Tokenizer, stack_rows
@@ -37,8 +37,9 @@ from vitjax.parallel.paths import named_leaves
 class Model:
     """Parameters with all that is needed to use them.
 
-    Images may be uint8 [B, H, W, 1 or 3], which `preprocess` brings to the model's size and scale, or float
-    [B, H, W, channels], taken as preprocessed. Everything is compiled on first use and for each new shape.
+    Images may be uint8 [B, H, W, 1 or 3], or a list of uint8 [H, W, 1 or 3] of any sizes, which `preprocess` brings to
+    the model's size and scale, or float [B, H, W, channels], taken as preprocessed. Everything is compiled on first use
+    and for each new shape.
 
     With a `mesh`, on which the parameters lie, `generate` splits rows, beams, heads and vocabulary over its devices.
     """
@@ -244,6 +245,8 @@ class Model:
 
     def _sized(self, source: Any) -> Any:
         """uint8 images of the model's size, normalised ones or tokens as they are; else ValueError."""
+        if self.preprocess is not None and isinstance(source, list | tuple) and all(map(_is_image, source)):
+            return self._stacked(source)
         if not hasattr(source, "dtype"):
             source = np.asarray(source)
         found = f"{source.dtype}{list(source.shape)}"
@@ -265,11 +268,25 @@ class Model:
                 "this model came without preprocessing: pass normalised float images [B, H, W, channels], or a Model "
                 "with preprocess=Preprocess(image_size=...)"
             )
-        return np.stack([self.preprocess(image) for image in np.asarray(source)])
+        return self._stacked(np.asarray(source))
+
+    def _stacked(self, images: Iterable[UInt8[np.ndarray, "..."]]) -> UInt8[np.ndarray, "B H W C"]:
+        assert self.preprocess is not None
+        sized = [self.preprocess(image) for image in images]
+        if len(sizes := {image.shape[:2] for image in sized}) > 1:
+            raise ValueError(
+                f"this model keeps the aspect of images, and these come out in {len(sizes)} sizes, "
+                f"{', '.join(map(str, sorted(sizes)[:3]))}...: give it images of one size at a time"
+            )
+        return np.stack(sized)
 
 
 # Waiting for the encoder in the main thread would keep the decoder from being enqueued behind it.
 _WATCH = ThreadPoolExecutor(1, thread_name_prefix="encode_seconds")
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3
 
 
 def _ready_at(arrays: Any) -> float:

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.prepared import small_datasets, train_alone, with_data
 from tests.training.runs import classifier, transcriber, translator
 from vitjax.cli import main
-from vitjax.data.preprocess import to_pil
+from vitjax.data.resize import to_pil
 from vitjax.data.sources import build_source
 from vitjax.decoding.config import GenerationConfig
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from vitjax.data.config import DataConfig
-from vitjax.data.preprocess import Preprocess, normalize, to_channels
+from vitjax.data.preprocess import Preprocess, normalize
+from vitjax.data.resize import to_channels
 
 RNG = np.random.default_rng(0)
 WIDE = RNG.integers(0, 256, (40, 100, 3), dtype=np.uint8)
@@ -27,13 +28,13 @@ def test_crop_resizes_the_short_side_and_cuts_the_middle_as_timm_does():
     # timm: resize the short side to floor(28 / 0.875) = 32, so 32 x 80, then cut the middle 28 x 28.
     resized = np.asarray(Image.fromarray(WIDE).resize((80, 32), Image.Resampling.BILINEAR))
     assert np.array_equal(
-        Preprocess((28, 28), resize="crop", crop_fraction=0.875)(WIDE), resized[2:30, 26:54]
+        Preprocess((28, 28), resize="crop", resize_size=(32, 32))(WIDE), resized[2:30, 26:54]
     )
 
 
 def test_fit_keeps_the_aspect_and_pads_with_the_fill():
     image = np.full((10, 10, 1), 200, np.uint8)
-    fitted = Preprocess((16, 64), channels=1, resize="fit", fill=7)(image)
+    fitted = Preprocess((16, 64), channels=1, resize="fit", fill=(7,))(image)
     assert fitted.shape == (16, 64, 1)
     assert (fitted[:, 24:40] == 200).all() and (fitted[:, :24] == 7).all() and (fitted[:, 40:] == 7).all()
 
@@ -65,7 +66,7 @@ def test_normalize_is_a_jax_function_of_uint8():
 def test_it_is_what_the_config_says_and_travels_as_json():
     config = DataConfig("digits", image_size=(8, 8), channels=1, mean=(0.1,), resize="fit", fill=3)
     preprocess = Preprocess.of(config)
-    assert (preprocess.image_size, preprocess.mean, preprocess.fill) == ((8, 8), (0.1,), 3)
+    assert (preprocess.image_size, preprocess.mean, preprocess.fill) == ((8, 8), (0.1,), (3,))
     assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
     with pytest.raises(ValueError, match="unknown field 'size'"):
         Preprocess.from_dict({"size": 3})

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.Image import Resampling
 
-from vitjax.data.preprocess import to_pil
+from vitjax.data.resize import to_pil
 from vitjax.nn.positions import Grid
 
 INK, RIGHT, WRONG, WARM = "#22313f", "#1a7f5a", "#c0392b", "inferno"

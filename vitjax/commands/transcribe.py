@@ -2,7 +2,7 @@
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from vitjax.analysis.pictures import draw_attention
 from vitjax.commands.results import Record
 from vitjax.data.images import read_image
-from vitjax.data.preprocess import resize
+from vitjax.data.resize import resize
 from vitjax.data.tokenizers.protocol import stack_rows
 from vitjax.decoding.buckets import pad_rows
 from vitjax.decoding.generated import Generated
@@ -102,9 +102,7 @@ class Transcriber:
         if source not in self.pictures:
             return Readable(source, value)
         # What was cut off or padded has no place on the original.
-        return Readable(
-            source, value, _smaller(image) if self.model.preprocess.resize == "stretch" else value
-        )
+        return Readable(source, value, _smaller(image) if self.model.preprocess.keeps_all else value)
 
     def records(self, batch: Sequence[Readable | Unreadable]) -> list[Record]:
         """One record a source: text and score, or class and probability, or what is wrong with it.
@@ -113,22 +111,35 @@ class Transcriber:
           OSError: a picture cannot be written.
         """
         readable = [item for item in batch if isinstance(item, Readable)]
-        made = iter(self._made(readable) if readable else [])
+        made = self._in_order(readable)
         return [
             {"source": item.source, **({"error": item.error} if isinstance(item, Unreadable) else next(made))}
             for item in batch
         ]
 
+    def _in_order(self, batch: Sequence[Readable]) -> Iterator[Record]:
+        """What is made of each item; images, which may keep an aspect of their own, are taken together by size."""
+        images = self.model.preprocess is not None
+        sizes = [item.value.shape if images else () for item in batch]
+        made = {
+            size: iter(self._made([item for item, own in zip(batch, sizes, strict=True) if own == size]))
+            for size in dict.fromkeys(sizes)
+        }
+        return (next(made[size]) for size in sizes)
+
     def _made(self, batch: Sequence[Readable]) -> list[Record]:
         values = [item.value for item in batch]
-        mask = None
+        preprocess, mask = self.model.preprocess, None
+        source: Any
         if not self.model.writes:
-            return _classes(self.model.logits(pad_rows(np.stack(values), self.batch_size)))[: len(batch)]
-        if self.model.preprocess is None:
+            assert preprocess is not None
+            images = preprocess.normalize(pad_rows(np.stack(values), self.batch_size))
+            return _classes(self.model.logits(images))[: len(batch)]
+        if preprocess is None:
             assert self.model.tokenizer is not None
             source, mask = stack_rows(values, self.model.tokenizer.pad)
         else:
-            source = np.stack(values)
+            source = preprocess.normalize(np.stack(values))
         out = self.model.generate(
             source,
             source_mask=mask,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -69,12 +71,13 @@ class DataConfig:
     """Subtracted from pixels scaled to 0..1: one value for all channels, or one a channel."""
     std: tuple[float, ...] = (0.5,)
     """Divides what is left."""
-    resize: Literal["stretch", "crop", "fit"] = "stretch"
-    """How other sizes are brought to `image_size`: ignore the aspect, cut the middle out, or pad with `fill`."""
+    resize: Literal["stretch", "crop", "squash", "fit"] = "stretch"
+    """How images are brought to `image_size`: ignore the aspect; keep it and cut the middle out; ignore it and cut the
+    middle out; keep it and pad with `fill`."""
     crop_fraction: float = 0.875
-    """Under `crop`: the part of the resized image that is kept (timm's crop_pct)."""
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """Resampling of every resize."""
+    """Under `crop` and `squash`: the part of the resized image's sides that is kept (timm's crop_pct)."""
+    interpolation: Interpolation = "bilinear"
+    """Resampling of every resize: Pillow's filters, antialiased but for `nearest`."""
     fill: int = 0
     """Grey level of whatever padding or a rotation uncovers: the background's."""
     max_length: int = 32

@@ -1,60 +1,149 @@
-"""From a decoded image to what a model takes; travels with a run as JSON."""
+"""From a decoded image to what a model takes; travels with a model as JSON."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Array, Float32, UInt8
-from PIL import Image
 
-from vitjax.data.config import DataConfig
-
-RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+from vitjax.data.config import DataConfig, Interpolation
+from vitjax.data.images import MAX_PIXELS
+from vitjax.data.resize import covering, fitting, middle, resize, share, thumbnail, to_channels, whole_patches
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Size, channels and normalisation a model was trained with; fields as in `DataConfig`."""
+    """Everything between a decoded image and the numbers a model was trained with.
+
+    In this order: channels, quarter turn, resize, cut or pad to `image_size`, (x / 255 - mean) / std. Checkpoints that
+    scale pixels in another way (another factor, none) have it in `mean` and `std`.
+    """
 
     image_size: tuple[int, int]
+    """Height and width that come out; under `patches` those of a square image."""
     channels: int = 3
+    """1 (grey) or 3 (RGB)."""
     mean: tuple[float, ...] = (0.5,)
+    """Of pixels scaled to 0..1: one value for all channels, or one a channel."""
     std: tuple[float, ...] = (0.5,)
-    resize: Literal["stretch", "crop", "fit"] = "stretch"
-    crop_fraction: float = 0.875
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    fill: int = 0
+    """Divides what is left."""
+    resize: Literal["none", "stretch", "crop", "fit", "thumbnail", "patches"] = "stretch"
+    """How an image is brought to `resize_size`.
+
+    `stretch` ignores the aspect; `crop` keeps it and covers that size; `fit` keeps it and stays inside; `thumbnail`
+    covers its shorter side both ways and then fits (Donut, Kim et al. 2022). `patches` has no such size: at most
+    `max_patches` whole patches, the aspect nearly kept (NaFlex, Tschannen et al. 2025).
+    """
+    resize_size: tuple[int, int] | None = None
+    """Height and width before the middle of `image_size` is cut out; None is `image_size`."""
+    interpolation: Interpolation = "bilinear"
+    """Of the resize: Pillow's filters."""
+    round_once: bool = False
+    """A resize rounds to 8 bits at its end alone (DINOv3), not after each direction as Pillow does."""
+    middle: Literal["even", "down"] = "even"
+    """Where the middle lies if one row more is cut on one side: as in torchvision and timm, or as in transformers."""
+    fill: tuple[int, ...] = (0,)
+    """Colour of a border: one value for all channels, or one a channel."""
+    align_long_axis: bool = False
+    """Turn what lies across `image_size` by 90 degrees, clockwise (Donut)."""
+    patch_size: int = 16
+    """Side of a patch under `patches`."""
+    max_patches: int = 256
+    """Patches of an image under `patches`, at most."""
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"preprocessing has channels={self.channels}: expected 1 (grey) or 3 (RGB)")
+        for name in ("mean", "std", "fill"):
+            if len(getattr(self, name)) not in (1, self.channels):
+                raise ValueError(
+                    f"preprocessing has {name}={getattr(self, name)}: expected 1 value, or {self.channels} (channels)"
+                )
+        if min(self.std) <= 0:
+            raise ValueError(f"preprocessing has std={self.std}: expected values above 0")
+        if min(*self.image_size, *(self.resize_size or (1,)), self.patch_size, self.max_patches) < 1:
+            raise ValueError(f"a size is smaller than 1 in {self}")
 
     @classmethod
     def of(cls, config: DataConfig) -> "Preprocess":
         """What evaluation under `config` does."""
-        return cls(**{name: getattr(config, name) for name in cls.__dataclass_fields__})
+        height, width = config.image_size
+        cut = config.resize in ("crop", "squash")
+        return cls(
+            image_size=config.image_size,
+            channels=config.channels,
+            mean=config.mean,
+            std=config.std,
+            resize="stretch" if config.resize == "squash" else config.resize,
+            resize_size=(int(height / config.crop_fraction), int(width / config.crop_fraction))
+            if cut
+            else None,
+            interpolation=config.interpolation,
+            fill=(config.fill,),
+        )
+
+    def data_fields(self) -> dict[str, Any]:
+        """Fields of `DataConfig` for training on: the same sizes and scale, and the nearest of its ways to resize.
+
+        `thumbnail` becomes `fit`; `none` and `patches`, under which images keep sizes of their own, become `stretch`.
+        """
+        before, after = self.resize_size or self.image_size, self.image_size
+        resize = {"crop": "crop", "fit": "fit", "thumbnail": "fit"}.get(self.resize, "stretch")
+        if self.resize == "stretch" and before != after:
+            resize = "squash"
+        return {
+            "image_size": after,
+            "channels": self.channels,
+            "mean": self.mean,
+            "std": self.std,
+            "resize": resize,
+            "crop_fraction": min(1.0, share(after[0], before[0])),
+            "interpolation": self.interpolation,
+            "fill": round(sum(self.fill) / len(self.fill)),
+        }
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether the whole image comes out, and nothing but it: no part is cut off, turned or padded."""
+        stretched = self.resize == "stretch" and self.resize_size in (None, self.image_size)
+        return (stretched or self.resize == "patches") and not self.align_long_axis
 
     def __call__(self, image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "H W C"]:
-        """Resize, cut or pad to `image_size` and convert to `channels`, in uint8, by Pillow's antialiased filters."""
+        """The image in the model's size and channels, still in uint8.
+
+        Raises ValueError if it has other than 1 or 3 channels, or is so narrow that covering the size takes too much.
+        """
         image = to_channels(image, self.channels)
-        if image.shape[:2] == self.image_size:
+        wide = image.shape[1] - image.shape[0]
+        if self.align_long_axis and wide * (self.image_size[1] - self.image_size[0]) < 0:
+            image = np.rot90(image, 3)
+        for height, width in self._sizes(image.shape[0], image.shape[1]):
+            if height * width > MAX_PIXELS:
+                raise ValueError(
+                    f"an image of {image.shape[0]} x {image.shape[1]} pixels is too narrow: it would grow to "
+                    f"{height} x {width} before its middle is cut out"
+                )
+            image = resize(image, (height, width), self.interpolation, round_once=self.round_once)
+        if self.resize == "patches":
             return image
-        height, width = self.image_size
-        if self.resize == "stretch":
-            return resize(image, self.image_size, self.interpolation)
-        if self.resize == "crop":
-            goal_height, goal_width = (
-                math.floor(height / self.crop_fraction),
-                math.floor(width / self.crop_fraction),
-            )
-            scale = max(goal_height / image.shape[0], goal_width / image.shape[1])
-            image = resize(image, _scaled(image, scale, int), self.interpolation)
-            top, left = round((image.shape[0] - height) / 2), round((image.shape[1] - width) / 2)
-            return image[top : top + height, left : left + width]
-        scale = min(height / image.shape[0], width / image.shape[1])
-        image = resize(image, _scaled(image, scale, round), self.interpolation)
-        canvas = np.full((height, width, self.channels), self.fill, np.uint8)
-        top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
-        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
-        return canvas
+        return middle(image, self.image_size, rounding=self.middle, fill=self.fill)
+
+    def _sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        goal = self.resize_size or self.image_size
+        match self.resize:
+            case "none":
+                return []
+            case "stretch":
+                return [goal]
+            case "crop":
+                return [covering((height, width), goal)]
+            case "fit":
+                return [fitting((height, width), goal)]
+            case "thumbnail":
+                return thumbnail((height, width), goal)
+            case "patches":
+                return [whole_patches((height, width), self.patch_size, self.max_patches)]
 
     def normalize(
         self, images: UInt8[Array, "*B H W C"] | UInt8[np.ndarray, "*B H W C"]
@@ -89,40 +178,3 @@ def normalize(
 
     mean_, std_ = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
     return (jnp.asarray(images, jnp.float32) / 255 - mean_) / std_
-
-
-def to_channels(image: UInt8[np.ndarray, "h w c"], channels: int) -> UInt8[np.ndarray, "h w C"]:
-    """Grey to RGB by repetition, RGB to grey by Rec. 601 luma (Pillow's)."""
-    found = image.shape[-1]
-    if found == channels:
-        return image
-    if found == 1 and channels == 3:
-        return np.repeat(image, 3, axis=-1)
-    if found == 3 and channels == 1:
-        return np.asarray(Image.fromarray(image).convert("L"))[..., None]
-    raise ValueError(f"an image with {found} channels cannot become {channels}: expected 1 (grey) or 3 (RGB)")
-
-
-def resize(
-    image: UInt8[np.ndarray, "h w C"], size: tuple[int, int], interpolation: str
-) -> UInt8[np.ndarray, "H W C"]:
-    """Pillow's resize (antialiased) to (height, width)."""
-    if image.shape[:2] == size:
-        return image
-    return from_pil(to_pil(image).resize(size[::-1], RESAMPLING[interpolation]))
-
-
-def to_pil(image: UInt8[np.ndarray, "H W C"]) -> Image.Image:
-    """An L or RGB picture."""
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-
-
-def from_pil(picture: Image.Image) -> UInt8[np.ndarray, "H W C"]:
-    """The inverse of `to_pil`."""
-    pixels = np.asarray(picture)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def _scaled(image: np.ndarray, scale: float, rounding: Any) -> tuple[int, int]:
-    # The tiny addition keeps int() from turning an exact 224 that came out as 223.99999 into 223.
-    return max(1, rounding(image.shape[0] * scale + 1e-6)), max(1, rounding(image.shape[1] * scale + 1e-6))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageEnhance, ImageOps
 
-from vitjax.data.preprocess import from_pil, to_pil
+from vitjax.data.resize import from_pil, to_pil
 
 MAX_MAGNITUDE = 10
 Operation = Callable[[Image.Image, float, float, int], Image.Image]

@@ -7,8 +7,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from vitjax.data.config import Augment, DataConfig
-from vitjax.data.preprocess import Preprocess, from_pil, resize, to_channels, to_pil
+from vitjax.data.preprocess import Preprocess
 from vitjax.data.randaugment import rand_augment
+from vitjax.data.resize import from_pil, resize, to_channels, to_pil
 
 CROP_ASPECT = (3 / 4, 4 / 3)
 
