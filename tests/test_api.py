@@ -128,6 +128,29 @@ def test_uint8_of_another_size_is_brought_to_the_models(runs):
     close(model.logits(large), model.logits(resized))
 
 
+def test_images_of_any_sizes_are_brought_to_the_models_once(runs):
+    model = vitjax.load(runs("classifier").directory)
+    cut = dataclasses.replace(model.preprocess, resize="crop", resize_size=(10, 10))
+    model = dataclasses.replace(model, preprocess=cut)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, shape, np.uint8) for shape in ((8, 8, 1), (9, 14, 3), (1, 5, 1))]
+    sized = np.stack([cut(image) for image in images])
+    assert not np.array_equal(sized[0], images[0])  # also what has the model's size is resized and cut
+    close(model.logits(images), model.logits(cut.normalize(sized)))
+
+
+def test_images_that_keep_their_aspect_come_in_one_size(runs):
+    model = vitjax.load(runs("classifier").directory)
+    patches = dataclasses.replace(model.preprocess, resize="patches", patch_size=2, max_patches=16)
+    model = dataclasses.replace(model, preprocess=patches)
+    wide, tall = np.zeros((9, 25, 1), np.uint8), np.zeros((25, 9, 1), np.uint8)
+    assert model.logits([wide, wide]).shape == (2, 10)
+    with pytest.raises(
+        ValueError, match=r"come out in 2 sizes, \(4, 12\), \(12, 4\): give it images of one size"
+    ):
+        model.logits([wide, tall])
+
+
 @pytest.mark.parametrize("name", ["transcriber", "reader", "words"])
 def test_sequences_as_in_training(runs, name):
     run = runs(name)

@@ -276,7 +276,7 @@ class Model:
         if len(sizes := {image.shape[:2] for image in sized}) > 1:
             raise ValueError(
                 f"this model keeps the aspect of images, and these come out in {len(sizes)} sizes, "
-                f"{', '.join(map(str, sorted(sizes)[:3]))}...: give it images of one size at a time"
+                f"{', '.join(map(str, sorted(sizes)))}: give it images of one size at a time"
             )
         return np.stack(sized)
 

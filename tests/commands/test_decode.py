@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import shutil
@@ -121,6 +122,32 @@ def test_classes(vitjax, classes_run, pictures, tmp_path):
     code, out, _ = vitjax("decode", classes_run, *pictures, "--batch-size", 2)
     line = f"{pictures[2]}: class {first['label']}  (probability {first['probability']:.4f})"
     assert line in out.splitlines()
+
+
+@pytest.mark.parametrize("way", ["crop", "patches"])
+def test_images_are_turned_upright_and_brought_to_the_models_size_once(classes_run, tmp_path, way):
+    """Loaded models cut (`crop`) or keep the aspect (`patches`): a batch then has several sizes."""
+    model = load(classes_run)
+    preprocess = dataclasses.replace(
+        model.preprocess, resize=way, resize_size=(10, 10), patch_size=2, max_patches=16
+    )
+    model = dataclasses.replace(model, preprocess=preprocess)
+    rng = np.random.default_rng(0)
+    upright = [
+        rng.integers(0, 256, (height, width, 3), np.uint8) for height, width in ((9, 25), (30, 9), (9, 25))
+    ]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    names = [str(tmp_path / f"{place}.png") for place in range(3)]
+    for name, image in zip(names, upright, strict=True):
+        Image.fromarray(np.rot90(image)).save(name, exif=exif)
+    transcriber = Transcriber(model, {}, {}, batch_size=4)
+    (records,) = transcriber.batches(names)
+    assert [record["source"] for record in records] == names
+    for record, image in zip(records, upright, strict=True):
+        logits = np.asarray(model.logits([image]))[0]
+        expected = np.exp(logits.max() - np.logaddexp.reduce(logits))
+        assert record["probability"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(

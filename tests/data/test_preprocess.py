@@ -1,6 +1,7 @@
 """Preprocessing: sizes, cuts and normalisation, and its way through JSON."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -39,7 +40,7 @@ def test_fit_keeps_the_aspect_and_pads_with_the_fill():
     assert (fitted[:, 24:40] == 200).all() and (fitted[:, :24] == 7).all() and (fitted[:, 40:] == 7).all()
 
 
-@pytest.mark.parametrize("mode", ["stretch", "crop", "fit"])
+@pytest.mark.parametrize("mode", ["none", "stretch", "crop", "fit", "thumbnail"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 200, 3), (200, 3, 1), (37, 41, 3)])
 def test_any_shape_comes_out_at_the_size_asked_for(mode, shape):
     image = RNG.integers(0, 256, shape, dtype=np.uint8)
@@ -70,3 +71,84 @@ def test_it_is_what_the_config_says_and_travels_as_json():
     assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
     with pytest.raises(ValueError, match="unknown field 'size'"):
         Preprocess.from_dict({"size": 3})
+
+
+def test_what_has_the_models_size_is_resized_and_cut_as_well():
+    image = RNG.integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    cut = Preprocess((28, 28), resize="stretch", resize_size=(32, 32))(image)
+    assert np.array_equal(cut, Preprocess((32, 32))(image)[2:30, 2:30])
+
+
+def test_the_middle_of_an_odd_number_lies_where_the_reference_has_it():
+    image = np.arange(9, dtype=np.uint8)[None, :, None].repeat(5, axis=0)
+    cut = {middle: Preprocess((5, 6), 1, resize="none", middle=middle)(image) for middle in ("even", "down")}
+    assert (
+        cut["even"][0, 0] == 2 and cut["down"][0, 0] == 1
+    )  # 1.5: torchvision rounds to even, transformers down
+    padded = {
+        middle: Preprocess((5, 12), 1, resize="none", middle=middle)(image) for middle in ("even", "down")
+    }
+    assert padded["even"][0, 1] == 0 and padded["even"][0, 2] == 1 and padded["down"][0, 3] == 1
+
+
+def test_one_rounding_is_nearer_than_two():
+    image = RNG.integers(0, 256, (61, 47, 1), dtype=np.uint8)
+    exact = np.asarray(
+        Image.fromarray(image[..., 0].astype(np.float32)).resize((20, 30), Image.Resampling.BILINEAR)
+    )
+    once = Preprocess((30, 20), 1, round_once=True)(image)[..., 0]
+    twice = Preprocess((30, 20), 1)(image)[..., 0]
+    assert np.abs(once - exact).max() <= 0.5 < np.abs(twice - exact).max() <= 1
+
+
+def test_patches_are_whole_and_their_number_is_bounded():
+    sizes = set()
+    for height in range(20, 700, 61):
+        for width in range(20, 700, 61):
+            out = Preprocess((64, 64), 1, resize="patches", patch_size=8, max_patches=64)._sizes(
+                height, width
+            )[0]
+            assert out[0] % 8 == out[1] % 8 == 0 and out[0] * out[1] <= 64 * 64
+            sizes.add(out)
+    assert len(sizes) < 40  # each is a program of its own
+    assert Preprocess((64, 64), 1, resize="patches", patch_size=8, max_patches=64).keeps_all
+
+
+def test_what_lies_across_is_turned_clockwise():
+    turned = Preprocess((100, 40), align_long_axis=True)
+    assert np.array_equal(turned(WIDE), np.rot90(WIDE, -1))
+    assert np.array_equal(Preprocess((40, 100), align_long_axis=True)(WIDE), WIDE)
+
+
+def test_a_border_may_have_a_colour():
+    fitted = Preprocess((4, 8), resize="fit", fill=(1, 2, 3))(np.full((4, 4, 3), 9, np.uint8))
+    assert fitted[0, 0].tolist() == fitted[3, 7].tolist() == [1, 2, 3] and fitted[0, 2].tolist() == [9, 9, 9]
+
+
+def test_a_hair_does_not_fill_the_memory():
+    with pytest.raises(
+        ValueError, match="an image of 1 x 30000 pixels is too narrow: it would grow to 256 x"
+    ):
+        Preprocess((224, 224), resize="crop", resize_size=(256, 256))(np.zeros((1, 30000, 3), np.uint8))
+
+
+def test_a_config_squashes_to_the_fraction():
+    config = DataConfig("digits", image_size=(28, 28), resize="squash", crop_fraction=0.875)
+    assert Preprocess.of(config) == Preprocess((28, 28), resize="stretch", resize_size=(32, 32))
+    assert Preprocess.of(replace(config, resize="stretch")) == Preprocess((28, 28))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"channels": 4}, "channels=4"),
+        ({"mean": (0.5, 0.5)}, "mean="),
+        ({"std": (0.5, 0.0, 0.5)}, "std="),
+        ({"fill": ()}, "fill="),
+        ({"resize_size": (0, 4)}, "smaller than 1"),
+    ],
+)
+def test_a_description_that_makes_no_sense_is_refused(fields, told):
+    with pytest.raises(ValueError, match=told) as caught:
+        Preprocess((4, 4), **fields)
+    assert "\n" not in str(caught.value)

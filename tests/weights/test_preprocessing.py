@@ -1,14 +1,17 @@
 """Preprocessing beside a checkpoint: the references' pixels, their files read and written, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from vitjax.data.config import DataConfig
 from vitjax.data.images import read_image
 from vitjax.data.preprocess import Preprocess
-from vitjax.weights.preprocessing import read_preprocessing, write_preprocessing
+from vitjax.weights.preprocessing import read_preprocessing, timm_fields, write_preprocessing
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "preprocess"
 CASES = json.loads((GOLDEN / "cases.json").read_text())["cases"]
@@ -62,3 +65,166 @@ def test_what_is_written_is_what_transformers_made_the_same_pixels_of(case, tmp_
     written = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert written == WRITTEN[case]
     assert read_preprocessing(tmp_path) == preprocess
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("timm")])
+def test_timm_fields_go_round(case, tmp_path):
+    preprocess = of_case(case, tmp_path)
+    fields, differences = timm_fields(preprocess)
+    assert differences == ()
+    assert read(tmp_path, config={"architecture": "vit_tiny", "pretrained_cfg": fields}) == preprocess
+    assert read(tmp_path, config={"architecture": "vit_tiny", **fields}) == preprocess  # as old files have it
+
+
+def test_convnext_stretches_from_384_pixels_on(tmp_path):
+    fields = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}, "resample": 3}
+    preprocess = read(tmp_path, preprocessor_config=fields)
+    assert preprocess.keeps_all
+    image = RNG.integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    stretched = Image.fromarray(image).resize((384, 384), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(preprocess(image), stretched)
+
+
+def test_where_it_is_looked_for(tmp_path):
+    assert read_preprocessing(tmp_path) is None
+    old = {"feature_extractor_type": "ViTFeatureExtractor", "size": 32}
+    assert read(
+        tmp_path, preprocessor_config=old, processor_config={"processor_class": "TrOCRProcessor"}
+    ) == (Preprocess((32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, middle="down"))
+    nested = {"image_processor_type": "DeiTImageProcessor", "size": {"height": 48, "width": 40}}
+    processor = {"image_processor": nested, "processor_class": "TrOCRProcessor"}
+    preprocess = read(tmp_path, processor_config=processor)
+    assert (preprocess.resize_size, preprocess.image_size) == ((48, 40), (224, 224))
+    timm = {
+        "architecture": "vit_tiny_patch16_224",
+        "pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 1.0},
+    }
+    assert read(tmp_path, config=timm).image_size == (64, 64)
+
+
+def test_a_file_without_a_processor_takes_the_models(tmp_path):
+    fields = {"size": 40, "do_resize": True}
+    assert read(tmp_path, config={"model_type": "dinov2"}, preprocessor_config=fields).resize == "crop"
+    assert read(tmp_path, config={"model_type": "vit"}, preprocessor_config=fields).resize == "stretch"
+    with pytest.raises(ValueError, match="no image_processor_type, and none is known for model_type 'bert'"):
+        read(tmp_path, config={"model_type": "bert"})
+
+
+VIT = {"image_processor_type": "ViTImageProcessor"}
+DONUT = {"image_processor_type": "DonutImageProcessor"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"image_processor_type": "SegformerImageProcessor"},
+            "image_processor_type is 'SegformerImageProcessor'",
+        ),
+        ({**VIT, "do_pad": True}, "do_pad is True"),
+        ({**VIT, "size_divisor": 32}, "size_divisor is 32"),
+        ({**VIT, "do_flip_channel_order": True}, "do_flip_channel_order is True"),
+        ({**VIT, "rescale_offset": True}, "rescale_offset is True"),
+        ({**VIT, "crop_pct": 0.9}, "crop_pct is 0.9"),
+        ({**VIT, "auto_map": {"AutoImageProcessor": "own.Processor"}}, "auto_map is"),
+        ({**VIT, "do_resize": "yes"}, "do_resize is 'yes'"),
+        ({**VIT, "do_resize": False}, "do_resize is False"),
+        ({**VIT, "size": {"shortest_edge": 24}}, "do_center_crop is False"),
+        ({**VIT, "size": {"longest_edge": 24}}, "size is {'longest_edge': 24}"),
+        ({**VIT, "size": {"shortest_edge": 24, "longest_edge": 48}}, "size is"),
+        ({**VIT, "size": 0}, "size is 0"),
+        ({**VIT, "size": True}, "size is True"),
+        ({**VIT, "resample": 6}, "resample is 6"),
+        ({**VIT, "rescale_factor": -1}, "rescale_factor is -1"),
+        ({**VIT, "rescale_factor": "1/255"}, "rescale_factor is '1/255'"),
+        ({**VIT, "image_mean": [0.5, 0.5]}, "image_mean is"),
+        ({**VIT, "image_mean": [0.5, 0.5, "0.5"]}, "image_mean is"),
+        ({**VIT, "image_mean": [0.5]}, "image_std is"),
+        ({**VIT, "image_std": [0.5, 0.5, 0.0]}, "image_std is"),
+        ({"image_processor_type": "DeiTImageProcessor", "crop_size": {"shortest_edge": 4}}, "crop_size is"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": {"height": 8, "width": 8}}, "size is"),
+        ({"image_processor_type": "DINOv3ViTImageProcessorFast", "resample": 3}, "resample is 3"),
+        ({**DONUT, "do_thumbnail": False}, "do_thumbnail is False"),
+        ({**DONUT, "do_pad": False}, "do_pad is False"),
+        ({"image_processor_type": "Siglip2ImageProcessor", "max_num_patches": 0}, "max_num_patches is 0"),
+    ],
+)
+def test_an_option_that_is_not_followed_is_refused_by_name(fields, told, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        read(tmp_path, preprocessor_config=fields)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'preprocessor_config.json'}: {told}"), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"interpolation": "random"}, "pretrained_cfg.interpolation is 'random'"),
+        ({"crop_mode": "corner"}, "pretrained_cfg.crop_mode is 'corner'"),
+        ({"input_size": [224, 224]}, "pretrained_cfg.input_size is"),
+        ({"input_size": [4, 224, 224]}, "pretrained_cfg: preprocessing has channels=4"),
+        ({"mean": [0.5, 0.5]}, "pretrained_cfg: preprocessing has mean"),
+        ({"crop_pct": -1.0}, "pretrained_cfg.crop_pct is -1.0"),
+    ],
+)
+def test_a_field_of_timms_that_makes_no_sense(fields, told, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        read(tmp_path, config={"pretrained_cfg": fields})
+    assert str(caught.value).startswith(f"{tmp_path / 'config.json'}: {told}")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"size"', "\xff"])
+def test_a_file_that_is_no_json_object(text, tmp_path):
+    (tmp_path / "preprocessor_config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match="preprocessor_config.json: "):
+        read_preprocessing(tmp_path)
+
+
+CUT = Preprocess((28, 28), resize="crop", resize_size=(32, 32), interpolation="bicubic")
+
+
+def test_what_differs_elsewhere_is_told(tmp_path):
+    (line,) = write_preprocessing(CUT, tmp_path)
+    assert "one pixel" in line
+    assert read_preprocessing(tmp_path) == replace(CUT, mean=(0.5,) * 3, std=(0.5,) * 3, middle="down")
+    assert [len(timm_fields(p)[1]) for p in (CUT, replace(CUT, middle="down"))] == [0, 1]
+    grey = Preprocess((8, 8), channels=1)
+    assert "grey images alone" in write_preprocessing(grey, tmp_path)[0]
+    assert read_preprocessing(tmp_path) == replace(grey, middle="down")
+    white = Preprocess((8, 8), resize="none", fill=(255,), middle="down")
+    assert "pads with black" in write_preprocessing(white, tmp_path)[0]
+    assert timm_fields(Preprocess((8, 8), round_once=True))[1]
+    assert (
+        timm_fields(Preprocess((8, 8), resize="fit"))[1]
+        and not timm_fields(Preprocess((8, 8), resize="fit", mean=(0.2,), fill=(51,)))[1]
+    )
+
+
+def test_what_cannot_be_said_elsewhere_is_refused(tmp_path):
+    for preprocess in (
+        Preprocess((8, 8), resize="fit"),
+        Preprocess((8, 8), align_long_axis=True),
+        Preprocess((8, 8), resize="crop", resize_size=(9, 12)),
+    ):
+        with pytest.raises(ValueError, match="dataclasses.replace"):
+            write_preprocessing(preprocess, tmp_path)
+        assert not list(tmp_path.iterdir())
+    for preprocess in (
+        Preprocess((8, 8), resize="patches"),
+        Preprocess((8, 8), resize="thumbnail"),
+        Preprocess((8, 8), resize="crop", resize_size=(9, 12)),
+    ):
+        with pytest.raises(ValueError, match="timm knows"):
+            timm_fields(preprocess)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_goes_on_with_the_same_pixels(case, tmp_path):
+    preprocess = of_case(case, tmp_path)
+    again = Preprocess.of(DataConfig("digits", **preprocess.data_fields()))
+    same = ("image_size", "channels", "mean", "std", "interpolation")
+    assert all(getattr(again, name) == getattr(preprocess, name) for name in same)
+    unsaid = {"fill": again.fill, "middle": "even", "round_once": False}
+    if preprocess.resize in ("stretch", "crop", "fit") and case != "deit_odd":
+        assert again == replace(preprocess, **unsaid)

@@ -68,17 +68,16 @@ class Preprocess:
     @classmethod
     def of(cls, config: DataConfig) -> "Preprocess":
         """What evaluation under `config` does."""
-        height, width = config.image_size
-        cut = config.resize in ("crop", "squash")
+        size = config.image_size
+        before = int(size[0] / config.crop_fraction), int(size[1] / config.crop_fraction)
+        cut = config.resize in ("crop", "squash") and before != size
         return cls(
-            image_size=config.image_size,
+            image_size=size,
             channels=config.channels,
             mean=config.mean,
             std=config.std,
             resize="stretch" if config.resize == "squash" else config.resize,
-            resize_size=(int(height / config.crop_fraction), int(width / config.crop_fraction))
-            if cut
-            else None,
+            resize_size=before if cut else None,
             interpolation=config.interpolation,
             fill=(config.fill,),
         )
