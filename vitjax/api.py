@@ -8,7 +8,8 @@ from jax.sharding import Mesh
 from vitjax.data.preprocess import Preprocess
 from vitjax.decoding.config import GenerationConfig
 from vitjax.model import Model
-from vitjax.models.config import reads_images
+from vitjax.models.config import image_encoder, reads_images
+from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn import functional
 from vitjax.nn.functional import Tree
 from vitjax.parallel.paths import named_leaves
@@ -18,8 +19,9 @@ from vitjax.training.config import Config, from_json
 from vitjax.training.state import join
 from vitjax.training.tasks import is_classifier
 from vitjax.training.tokenizer_file import load_tokenizer
-from vitjax.weights.checkpoint import open_checkpoint, read_json
+from vitjax.weights.checkpoint import Checkpoint, open_checkpoint, read_json
 from vitjax.weights.hub import local_path
+from vitjax.weights.preprocessing import read_preprocessing
 
 
 def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
@@ -46,11 +48,27 @@ def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
         config=checkpoint.config,
         params=params,
         stats=stats,
-        preprocess=None,
+        preprocess=_preprocessing(checkpoint),
         tokenizer=None,
         generation=GenerationConfig(),
         mesh=mesh,
     )
+
+
+def _preprocessing(checkpoint: Checkpoint) -> Preprocess | None:
+    """What lies beside the weights; beside an .npz nothing does: big_vision stretches, bilinearly, to -1..1."""
+    if not reads_images(checkpoint.config):
+        return None
+    encoder = image_encoder(checkpoint.config)
+    if checkpoint.family.format == "npz" and isinstance(encoder, VisionTransformerConfig):
+        return Preprocess(encoder.image_size, encoder.channels)
+    preprocess = read_preprocessing(checkpoint.path)
+    if preprocess is not None and preprocess.channels != encoder.channels:
+        raise ValueError(
+            f"{checkpoint.path}: its preprocessing makes images of {preprocess.channels} channels, its model reads "
+            f"{encoder.channels}: expected one number in both"
+        )
+    return preprocess
 
 
 def _load_run(path: str | Path, mesh: Mesh | None) -> Model:

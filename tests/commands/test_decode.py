@@ -17,6 +17,8 @@ from vitjax.commands import progress
 from vitjax.commands.transcribe import Transcriber
 from vitjax.data.images import read_image
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
@@ -148,6 +150,25 @@ def test_images_are_turned_upright_and_brought_to_the_models_size_once(classes_r
         logits = np.asarray(model.logits([image]))[0]
         expected = np.exp(logits.max() - np.logaddexp.reduce(logits))
         assert record["probability"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_published_checkpoint(vitjax, tmp_path):
+    """Its preprocessing is read with it, and a photo taken sideways is turned as transformers' `load_image` does."""
+    published, photo = GOLDEN / "weights" / "vit_hf", GOLDEN / "preprocess" / "images" / "rotated.png"
+    code, out, err = vitjax("decode", published, photo, "--json")
+    assert (code, err) == (0, "")
+    model = load(published)
+    image = (
+        Image.open(photo).transpose(Image.Transpose.ROTATE_270).resize((25, 25), Image.Resampling.BILINEAR)
+    )
+    logits = np.asarray(model.logits(np.float32(image)[None] / 127.5 - 1))[0]
+    record = json.loads(out)
+    assert record["label"] == logits.argmax()
+    assert record["probability"] == pytest.approx(1 / np.exp(logits - logits.max()).sum(), abs=1e-5)
+    bare = tmp_path / "bare"
+    shutil.copytree(published, bare, ignore=shutil.ignore_patterns("preprocessor_config.json"))
+    code, _, err = vitjax("decode", bare, photo)
+    assert code == 1 and "bare has no preprocessor_config.json: images cannot be brought to its size" in err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Preprocessing beside a checkpoint: the references' pixels, their files read and written, and what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vitjax
 from vitjax.data.config import DataConfig
 from vitjax.data.images import read_image
 from vitjax.data.preprocess import Preprocess
@@ -102,6 +104,19 @@ def test_where_it_is_looked_for(tmp_path):
     assert read(tmp_path, config=timm).image_size == (64, 64)
 
 
+def test_models_are_loaded_with_it(tmp_path):
+    weights = GOLDEN.parent / "weights"
+    assert vitjax.load(weights / "vit_hf").preprocess == read_preprocessing(weights / "vit_hf") is not None
+    assert vitjax.load(weights / "vit_timm_cls").preprocess.resize == "crop"
+    npz = vitjax.load(weights / "vit_npz" / "vit.npz")  # big_vision: stretched to -1..1
+    assert npz.preprocess == Preprocess(npz.config.image_size)
+    shutil.copytree(weights / "vit_hf", tmp_path / "grey")
+    fields = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.5], "image_std": [0.5]}
+    (tmp_path / "grey" / "preprocessor_config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match="makes images of 1 channels, its model reads 3"):
+        vitjax.load(tmp_path / "grey")
+
+
 def test_a_file_without_a_processor_takes_the_models(tmp_path):
     fields = {"size": 40, "do_resize": True}
     assert read(tmp_path, config={"model_type": "dinov2"}, preprocessor_config=fields).resize == "crop"
@@ -177,7 +192,7 @@ def test_a_field_of_timms_that_makes_no_sense(fields, told, tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", '"size"', "\xff"])
 def test_a_file_that_is_no_json_object(text, tmp_path):
     (tmp_path / "preprocessor_config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match="preprocessor_config.json: "):
+    with pytest.raises(ValueError, match="preprocessor_config.json (is not JSON|holds a)"):
         read_preprocessing(tmp_path)
 
 

@@ -139,9 +139,12 @@ def _pictures(options: argparse.Namespace, images: Sequence[str]) -> dict[str, P
 
 def _generation(model: "Model", options: argparse.Namespace) -> dict[str, Any]:
     """The given options of `Model.generate`; what the model has no use for is refused."""
+    from vitjax.models.config import reads_images
+
     given = {name: getattr(options, name) for name, *_ in GENERATION if getattr(options, name) is not None}
     if options.sample is not None:
         given = {"num_beams": 1, **given, "do_sample": True}
+    images = reads_images(model.config)
     useless = [*given, *(["attention"] if options.attention else [])]
     if not model.writes:
         if not options.images:
@@ -152,10 +155,14 @@ def _generation(model: "Model", options: argparse.Namespace) -> dict[str, Any]:
             )
     elif model.tokenizer is None:
         raise ValueError(f"{options.run} has no tokenizer: what the model writes cannot be told as text")
-    elif model.preprocess is None and options.images:
+    elif not images and options.images:
         raise ValueError("this model reads text, not images: use --text or --text-file")
-    elif model.preprocess is not None and not options.images:
+    elif images and not options.images:
         raise ValueError(f"{options.run} reads images, not text")
+    if images and model.preprocess is None:
+        raise ValueError(
+            f"{options.run} has no preprocessor_config.json: images cannot be brought to its size and scale"
+        )
     return given
 
 

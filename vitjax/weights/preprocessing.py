@@ -9,6 +9,7 @@ from typing import Any, get_args
 from vitjax.data.config import Interpolation
 from vitjax.data.preprocess import Preprocess
 from vitjax.data.resize import share
+from vitjax.weights.checkpoint import read_json
 from vitjax.weights.image_processors import read_image_processor, write_image_processor
 
 
@@ -22,14 +23,14 @@ def read_preprocessing(folder: str | Path) -> Preprocess | None:
       ValueError: one line that names the file and what in it cannot be read or followed to the pixel.
     """
     folder = Path(folder)
-    config = _json(folder / "config.json") or {}
+    config = _object(folder / "config.json") or {}
     if (pretrained := _timm_part(config)) is not None:
         return read_timm(pretrained, where=str(folder / "config.json"))
     file = folder / "processor_config.json"
-    fields = (_json(file) or {}).get("image_processor")
+    fields = (_object(file) or {}).get("image_processor")
     if fields is None:
         file = folder / "preprocessor_config.json"
-        fields = _json(file)
+        fields = _object(file)
     if fields is None:
         return None
     if not isinstance(fields, dict):
@@ -147,16 +148,8 @@ def _timm_part(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return part if isinstance(part, dict) else None
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
+def _object(path: Path) -> dict[str, Any] | None:
+    return read_json(path) if path.is_file() else None
 
 
 def _is_number(value: Any) -> bool:
