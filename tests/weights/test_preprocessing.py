@@ -161,6 +161,8 @@ DONUT = {"image_processor_type": "DonutImageProcessor"}
         ({"image_processor_type": "DINOv3ViTImageProcessorFast", "resample": 3}, "resample is 3"),
         ({**DONUT, "do_thumbnail": False}, "do_thumbnail is False"),
         ({**DONUT, "do_pad": False}, "do_pad is False"),
+        ({**DONUT, "do_center_crop": True}, "do_center_crop is True"),
+        ({**DONUT, "resample": 0}, "resample is 0"),
         ({"image_processor_type": "Siglip2ImageProcessor", "max_num_patches": 0}, "max_num_patches is 0"),
     ],
 )

@@ -10,7 +10,7 @@ from vitjax.data.config import Interpolation
 from vitjax.data.preprocess import Preprocess
 from vitjax.data.resize import share
 from vitjax.weights.checkpoint import read_json
-from vitjax.weights.image_processors import read_image_processor, write_image_processor
+from vitjax.weights.image_processors import FILTERS, read_image_processor
 
 
 def read_preprocessing(folder: str | Path) -> Preprocess | None:
@@ -51,6 +51,85 @@ def write_preprocessing(preprocess: Preprocess, folder: str | Path) -> tuple[str
     text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
     (Path(folder) / "preprocessor_config.json").write_text(text, encoding="utf-8")
     return differences
+
+
+def write_image_processor(preprocess: Preprocess) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The fields of a preprocessor_config.json that do the same, and a line for each way in which they do not quite.
+
+    Raises:
+      ValueError: no image processor of transformers comes near.
+    """
+    p = preprocess
+    before, after = p.resize_size or p.image_size, p.image_size
+    if p.resize == "fit" or (p.align_long_axis and p.resize != "thumbnail"):
+        what = "pads what fits inside" if p.resize == "fit" else "turns images without a thumbnail"
+        raise ValueError(
+            f"preprocessing {what}: no image processor of transformers does; change it with "
+            "dataclasses.replace(preprocess, ...)"
+        )
+    if p.resize == "crop" and before[0] != before[1]:
+        raise ValueError(
+            f"preprocessing covers {before[0]} x {before[1]}: transformers knows only a shortest edge; make "
+            "resize_size square with dataclasses.replace(preprocess, ...)"
+        )
+    fields: dict[str, Any] = {
+        "do_resize": p.resize != "none",
+        "resample": FILTERS.index(p.interpolation),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(p.mean) * (p.channels // len(p.mean)),
+        "image_std": list(p.std) * (p.channels // len(p.std)),
+        "do_convert_rgb": p.channels == 3,
+    }
+    cut = {"do_center_crop": True, "crop_size": _height_width(after)}
+    match p.resize:
+        case "patches":
+            kind = "Siglip2"
+            fields |= {"patch_size": p.patch_size, "max_num_patches": p.max_patches}
+        case "thumbnail":
+            kind = "Donut"
+            fields |= {"size": _height_width(after), "do_thumbnail": True, "do_pad": True}
+            fields |= {"do_align_long_axis": p.align_long_axis}
+        case "stretch" if before == after:
+            kind = "ViT"
+            fields |= {"size": _height_width(after)}
+        case "stretch":
+            kind = "DeiT"
+            fields |= {"size": _height_width(before), **cut}
+        case _:
+            kind = "Bit"
+            fields |= {"size": {"shortest_edge": before[0]}, **cut}
+    if p.round_once and kind in ("ViT", "DeiT", "Bit"):
+        kind = "DINOv3ViT"
+    # That processor has had no name but this one in transformers 4.
+    fields["image_processor_type"] = f"{kind}ImageProcessor" + ("Fast" if kind == "DINOv3ViT" else "")
+    return fields, _differences(p)
+
+
+def _height_width(size: tuple[int, int]) -> dict[str, int]:
+    return {"height": size[0], "width": size[1]}
+
+
+def _differences(p: Preprocess) -> tuple[str, ...]:
+    before, after = p.resize_size or p.image_size, p.image_size
+    left_over = [have - want for have, want in zip(before, after, strict=True)]
+    same_middle = p.resize in ("patches", "thumbnail") or (
+        p.resize == "stretch" and all(over >= 0 and round(over / 2) == over // 2 for over in left_over)
+    )
+    padded = p.resize in ("thumbnail", "none") or (p.resize != "patches" and min(left_over) < 0)
+    lines = []
+    if (p.middle == "even" and not same_middle) or (p.middle == "down" and p.resize == "thumbnail"):
+        lines.append(
+            "transformers cuts the middle out one pixel higher or further left if an odd number is left over"
+        )
+    if padded and set(p.fill) != {0}:
+        lines.append(f"transformers pads with black, not with {p.fill}")
+    if p.channels == 1:
+        lines.append("transformers does not turn colour into grey: its processor takes grey images alone")
+    if p.round_once and p.resize in ("patches", "thumbnail"):
+        lines.append("transformers rounds this resize after each direction: up to 1/255 apart")
+    return tuple(lines)
 
 
 def read_timm(fields: Mapping[str, Any], *, where: str) -> Preprocess:
