@@ -6,14 +6,17 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/installed
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/installed
+PARITY_VENV := .venv-parity
+PARITY_STAMP := $(PARITY_VENV)/installed
 
-.PHONY: help install test check demo bench
+.PHONY: help install test check demo bench parity
 
 help:
 	@echo "make demo     train on handwritten digits, transcribe held-out strings of them; results in runs/demo"
 	@echo "make test     run the tests            (ARGS=tests/nn: some of them)"
 	@echo "make check    lint, format, types, import order"
 	@echo "make bench    measure decoding beside transformers (ARGS='--threads 1': with one thread only)"
+	@echo "make parity   measure every family against transformers and timm, on checkpoints made now   (ARGS='--live 2 vit_hf')"
 	@echo "make install  only make the environment, in $(VENV)   (BASE_PYTHON=python3.12: with that Python)"
 
 # An environment that was moved or copied, or whose Python is gone, is made again.
@@ -23,12 +26,22 @@ endif
 ifneq ($(shell $(BENCH_VENV)/bin/python -c 'print(open("$(BENCH_STAMP)").read())' 2>/dev/null),$(CURDIR))
 .PHONY: $(BENCH_STAMP)
 endif
+ifneq ($(shell $(PARITY_VENV)/bin/python -c 'print(open("$(PARITY_STAMP)").read())' 2>/dev/null),$(CURDIR))
+.PHONY: $(PARITY_STAMP)
+endif
 
 $(STAMP): pyproject.toml constraints.txt tools/environment.sh
 	@tools/environment.sh $(VENV)
 
 $(BENCH_STAMP): pyproject.toml constraints.txt tools/environment.sh
 	@tools/environment.sh $(BENCH_VENV) jax flax jaxtyping numpy torch transformers
+
+# Python 3.11 first, which torch is built for everywhere. timm comes without torchvision, of which it needs little.
+$(PARITY_STAMP): pyproject.toml constraints.txt tools/environment.sh
+	@BASE_PYTHON="$${BASE_PYTHON:-python3.11 python3.13 python3.12 python3}" \
+		tools/environment.sh $(PARITY_VENV) -e . torch transformers sentencepiece
+	@$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt timm \
+		|| { rm -f $(PARITY_STAMP); exit 1; }
 
 install: $(STAMP)
 
@@ -47,3 +60,6 @@ demo: $(STAMP)
 
 bench: $(BENCH_STAMP)
 	$(BENCH_VENV)/bin/python -m benchmarks.decode $(ARGS)
+
+parity: $(PARITY_STAMP)
+	$(PARITY_VENV)/bin/python -m tools.parity --live 1 $(ARGS)

@@ -51,7 +51,9 @@ class Line:
         return max(measured) <= TOLERANCE and self.same == self.sequences
 
     def cells(self) -> tuple[str, ...]:
-        numbers = ("" if error is None else f"{error:.1e}" for error in (self.hidden, self.logits, self.other))
+        numbers = (
+            "" if error is None else f"{error:.1e}" for error in (self.hidden, self.logits, self.other)
+        )
         sequences = f"{self.same} of {self.sequences}" if self.sequences else ""
         if self.doubtful:
             sequences += f" ({self.doubtful} left out)"
@@ -79,10 +81,12 @@ def measure(name: str, case: GoldenCase) -> Line:
 
 
 def largest(found: dict[str, float], *keys: str) -> float | None:
+    """Of the errors with these names, or None if there is none."""
     return max((found[key] for key in keys if key in found), default=None)
 
 
 def golden(names: list[str]) -> Iterator[tuple[str, GoldenCase]]:
+    """The cases under tests/golden/weights."""
     for name in names or case_names():
         yield name, GoldenCase.open(WEIGHTS / name)
 
@@ -102,9 +106,14 @@ def live(names: list[str], variants: int) -> Iterator[tuple[str, GoldenCase]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("case", nargs="*", help="only these cases, by name")
-    parser.add_argument("--live", type=int, default=0, metavar="N", help="make N checkpoints a case, here and now")
+    parser.add_argument(
+        "--live", type=int, default=0, metavar="N", help="make N checkpoints a case, here and now"
+    )
     given = parser.parse_args()
     cases = live(given.case, given.live) if given.live else golden(given.case)
     print(f"| {' | '.join(HEADINGS)} |\n|{' --- |' * len(HEADINGS)}")

@@ -112,7 +112,7 @@ def trocr_small(folder: Path, seed: int, sizes: Sizes):
     )
 
 
-@case(seed=375, layers=1)
+@case(seed=323, layers=1)
 def beit_trocr(folder: Path, seed: int, sizes: Sizes):
     """BEiT reads: relative positions in each layer, layer scale."""
     vision = BeitConfig(**vision_encoder(sizes, use_relative_position_bias=True, layer_scale_init_value=0.1))
@@ -197,7 +197,7 @@ def vit_roberta(folder: Path, seed: int, sizes: Sizes):
     )
 
 
-@case(seed=336, layers=1)
+@case(seed=315, layers=1)
 def vit_mbart(folder: Path, seed: int, sizes: Sizes):
     """As Donut decodes: mBART, norms before, scaled embeddings, one more norm after the last layer."""
     own = BART_TOKENS | {
@@ -208,10 +208,12 @@ def vit_mbart(folder: Path, seed: int, sizes: Sizes):
     }
     text = MBartConfig(**bart_like(sizes, scale_embedding=True, add_final_layer_norm=True))
     preprocess(folder, sizes)
-    return image_to_text(ViTConfig(**vision_encoder(sizes)), text, folder, seed, sizes, own)
+    return image_to_text(
+        ViTConfig(**vision_encoder(sizes)), text, folder, seed, sizes, own, gain=2.0, embedding=0.3
+    )
 
 
-@case(seed=328, layers=1)
+@case(seed=335, layers=1)
 def vit_bart(folder: Path, seed: int, sizes: Sizes):
     """BART as a decoder alone: norms after."""
     text = BartConfig(**bart_like(sizes))

@@ -22,18 +22,18 @@ GENERATE = {
 
 
 def image_to_text(
-    encoder, decoder, folder: Path, seed: int, sizes: Sizes, own: dict, resized=False, rewrite=None
+    encoder, decoder, folder: Path, seed: int, sizes: Sizes, own: dict, resized=False, rewrite=None, **scale
 ):
     """The case of a VisionEncoderDecoderModel of these two configs; `own` is its generation config.
 
-    `resized`: also at another size of image; `rewrite`: see `text_to_text`.
+    `resized`: also at another size of image; `rewrite`, `scale`: see `text_to_text`.
     """
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     config.pad_token_id = own["pad_token_id"]
     config.decoder_start_token_id = own["decoder_start_token_id"]
     model = VisionEncoderDecoderModel(config)
     model.set_attn_implementation("eager")
-    decide(model, seed, own)
+    decide(model, seed, own, **scale)
     model = saved(model, folder, rewrite)
     images = pixels(seed, sizes.image, sizes.image, ROWS)
     arrays, facts = outputs(model, {"pixel_values": to_torch(images)}, seed, sizes)

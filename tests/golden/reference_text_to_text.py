@@ -57,7 +57,7 @@ def marian_like(folder: Path, seed: int, sizes: Sizes, rewrite=None, **options):
     return text_to_text(MarianMTModel(config), folder, seed, sizes, own, rewrite, **scale)
 
 
-@case(seed=370)
+@case(seed=302)
 def marian(folder: Path, seed: int, sizes: Sizes):
     """Helsinki-NLP/opus-mt-*: the original Transformer, Swish, one vocabulary, a bias of its own for each token."""
     return marian_like(folder, seed, sizes, add_sinusoids, activation_function="swish")
@@ -73,7 +73,7 @@ def add_sinusoids(folder: Path) -> None:
     add_tensors(folder, {name: table.detach().numpy() for name, table in tables.items()})
 
 
-@case(seed=413, layers=1)
+@case(seed=381, layers=1)
 def marian_separate(folder: Path, seed: int, sizes: Sizes):
     """Helsinki-NLP/opus-mt-tc-*: ReLU, a vocabulary on either side."""
     return marian_like(
@@ -105,7 +105,7 @@ def t5_like(folder: Path, seed: int, sizes: Sizes, rewrite=None, **options):
     return text_to_text(T5ForConditionalGeneration(config), folder, seed, sizes, own, rewrite, embedding=1.5)
 
 
-@case(seed=395)
+@case(seed=399)
 def t5(folder: Path, seed: int, sizes: Sizes):
     """t5-*: ReLU, the embedding is the output; a table of relative positions that nothing reads, as they all have."""
     shape = (8, sizes.heads)
@@ -115,7 +115,7 @@ def t5(folder: Path, seed: int, sizes: Sizes):
     )
 
 
-@case(seed=332)
+@case(seed=373)
 def t5_v1_1(folder: Path, seed: int, sizes: Sizes):
     """google/t5-v1_1-* and flan-t5-*: a gated tanh GELU, an output apart, a decoder of another depth."""
     return t5_like(
@@ -139,7 +139,7 @@ def give_output(folder: Path, seed: int) -> None:
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
 
 
-@case(seed=340)
+@case(seed=415)
 def bart(folder: Path, seed: int, sizes: Sizes):
     """facebook/bart-large-cnn: learned positions, a norm of the embedding, norms after; its own generation."""
     own = {
@@ -161,7 +161,7 @@ def bart(folder: Path, seed: int, sizes: Sizes):
     )
 
 
-@case(seed=414, layers=1)
+@case(seed=331, layers=1)
 def mbart(folder: Path, seed: int, sizes: Sizes):
     """facebook/mbart-large-*: norms before, scaled embeddings, one more norm after the last layer of each side."""
     own = {

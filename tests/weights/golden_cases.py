@@ -49,10 +49,32 @@ def case_names() -> list[str]:
     return sorted(folder.name for folder in WEIGHTS.iterdir() if (folder / "case.json").is_file())
 
 
-def errors(model: Model, case: GoldenCase) -> dict[str, float]:
+def errors(
+    model: Model, case: GoldenCase, compiler_options: dict[str, Any] | None = None
+) -> dict[str, float]:
     """Largest absolute difference of each array that the reference computed; infinite where shapes differ."""
-    computed = _of_sequences(model, case) if model.writes else _of_images(model, case)
-    return {name: difference(computed[name], case.expected[name], case.expected) for name in computed}
+    computed = {}
+    for prefix in ("", "other_"):
+        source = case.expected.get(f"{prefix}pixels", case.expected.get(f"{prefix}source"))
+        if source is None:
+            continue
+        if model.writes:
+            given = (source, case.expected["decoder_tokens"], case.expected.get(f"{prefix}source_mask"))
+            program = _written.lower(model.definition, model.params, model.stats, *given)
+        elif "spatial_shapes" in case.expected:
+            given = (source, case.expected["spatial_shapes"], case.expected["pixel_attention_mask"])
+            program = _of_patches.lower(model.definition, model.params, model.stats, *given)
+        else:
+            given = (source,)
+            head = "logits" in case.expected
+            program = _classified.lower(model.definition, head, model.params, model.stats, *given)
+        found = program.compile(compiler_options)(model.params, model.stats, *given)
+        computed |= {f"{prefix}{name}": value for name, value in found.items()}
+    return {
+        name: difference(value, case.expected[name], case.expected)
+        for name, value in computed.items()
+        if name in case.expected
+    }
 
 
 def difference(ours: Any, theirs: np.ndarray, expected: dict[str, np.ndarray]) -> float:
@@ -92,45 +114,6 @@ def _source(expected: dict[str, np.ndarray]) -> np.ndarray:
     return expected["pixels"] if "pixels" in expected else expected["source"]
 
 
-def _of_images(model: Model, case: GoldenCase) -> dict[str, Any]:
-    computed = {}
-    for prefix in ("", "other_"):
-        if f"{prefix}pixels" not in case.expected:
-            continue
-        given = {
-            name: case.expected[name]
-            for name in ("spatial_shapes", "pixel_attention_mask")
-            if name in case.expected
-        }
-        if given:
-            features = model.features(case.expected[f"{prefix}pixels"], **given)
-            found = {"tokens": features.tokens, "pooled": features.pooled}
-        else:
-            arrays = (model.params, model.stats, case.expected[f"{prefix}pixels"])
-            found = _classified(model.definition, "logits" in case.expected, *arrays)
-        computed |= {
-            f"{prefix}{name}": value for name, value in found.items() if f"{prefix}{name}" in case.expected
-        }
-    return computed
-
-
-def _of_sequences(model: Model, case: GoldenCase) -> dict[str, Any]:
-    computed = {}
-    expected = case.expected
-    for prefix in ("", "other_"):
-        source = expected.get(f"{prefix}pixels", expected.get(f"{prefix}source"))
-        if source is None:
-            continue
-        mask = expected.get(f"{prefix}source_mask")
-        found = _written(
-            model.definition, model.params, model.stats, source, expected["decoder_tokens"], mask
-        )
-        computed |= {
-            f"{prefix}{name}": value for name, value in found.items() if f"{prefix}{name}" in expected
-        }
-    return computed
-
-
 @partial(jax.jit, static_argnums=(0, 1))
 def _classified(definition, head, params, stats, images) -> dict[str, Any]:
     """All in one program, where `Model.features` and `Model.logits` would be two."""
@@ -146,3 +129,10 @@ def _written(definition, params, stats, source, tokens, mask) -> dict[str, Any]:
     encoded = module.encode(source, source_mask=mask, train=False)
     logits = module.decode(encoded, tokens, train=False).logits
     return {"encoder_tokens": encoded.tokens, "logits": logits}
+
+
+@partial(jax.jit, static_argnums=0)
+def _of_patches(definition, params, stats, patches, shapes, mask) -> dict[str, Any]:
+    """Images of any shape, cut into patches and padded (NaFlex)."""
+    features = merge(definition, params, stats).features(patches, shapes=shapes, mask=mask, train=False)
+    return {"tokens": features.tokens, "pooled": features.pooled}
