@@ -1,8 +1,8 @@
 """Vision Transformers and image-to-text Transformers for JAX.
 
-`vitjax.load` and `vitjax.Model` are read from `vitjax.api` and `vitjax.model` when first asked for, so that the
-building blocks (`vitjax.nn`, `vitjax.models`, `vitjax.decoding`) stay usable where only jax, flax, numpy and jaxtyping
-are installed.
+`vitjax.load`, `vitjax.save` and `vitjax.Model` are imported from `vitjax.api`, `vitjax.saved` and `vitjax.model` when
+first asked for, so that the building blocks (`vitjax.nn`, `vitjax.models`, `vitjax.decoding`) stay usable where only
+jax, flax, numpy and jaxtyping are installed.
 """
 
 from importlib import import_module
@@ -13,13 +13,14 @@ from vitjax import _backend
 if TYPE_CHECKING:
     from vitjax.api import load
     from vitjax.model import Model
+    from vitjax.saved import save
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__", "load"]
+__all__ = ["Model", "__version__", "load", "save"]
 
 _backend.guard()
 
-_HOME = {"Model": "vitjax.model", "load": "vitjax.api"}
+_HOME = {"Model": "vitjax.model", "load": "vitjax.api", "save": "vitjax.saved"}
 
 
 def __getattr__(name: str) -> object:

@@ -14,6 +14,7 @@ from vitjax.nn import functional
 from vitjax.nn.functional import Tree
 from vitjax.parallel.paths import named_leaves
 from vitjax.parallel.sharding import shardings
+from vitjax.saved import is_saved, read_saved
 from vitjax.training import checkpoints
 from vitjax.training.config import Config, from_json
 from vitjax.training.state import join
@@ -40,6 +41,9 @@ def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
       FileNotFoundError: there is nothing at the path, or the run has no good checkpoint.
     """
     path = local_path(path)
+    config = path / "config.json"
+    if config.is_file() and is_saved(read_json(config)):
+        return read_saved(path, mesh)
     if is_run(path):
         return _load_run(path, mesh)
     checkpoint = open_checkpoint(path)
@@ -52,6 +56,7 @@ def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
         tokenizer=None,
         generation=GenerationConfig(),
         mesh=mesh,
+        family=checkpoint.family.name,
     )
 
 

@@ -41,6 +41,8 @@ class Model:
     the model's size and scale, or float [B, H, W, channels], taken as preprocessed. Everything is compiled on first use
     and for each new shape.
 
+    `family` names the checkpoints that the model was read as one of, None if it was trained here.
+
     With a `mesh`, on which the parameters lie, `generate` splits rows, beams, heads and vocabulary over its devices.
     """
 
@@ -51,6 +53,7 @@ class Model:
     tokenizer: Tokenizer | None
     generation: GenerationConfig
     mesh: Mesh | None = None
+    family: str | None = None
 
     @property
     def writes(self) -> bool:

@@ -127,14 +127,19 @@ def to_json(config: Config) -> str:
 
 def from_json(text: str, *, where: str) -> Config:
     """The inverse of `to_json`; ValueError names `where` and the first field that does not fit."""
+    return parse(_ADAPTER, text, where)
+
+
+def parse(adapter: TypeAdapter, text: str, where: str) -> Any:
+    """A dataclass out of JSON; ValueError names `where` and the first field that does not fit or does not exist."""
     try:
-        config = _ADAPTER.validate_json(text)
+        value = adapter.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         path = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ValueError(f"{where}: {path}: {first['msg']}") from None
-    _refuse_unknown(json.loads(text), json.loads(to_json(config)), where)
-    return config
+    _refuse_unknown(json.loads(text), json.loads(adapter.dump_json(value)), where)
+    return value
 
 
 def _refuse_unknown(given: Any, known: Any, where: str, prefix: str = "") -> None:

@@ -159,7 +159,7 @@ def _family(name: str, names: _Names, prefix: str) -> Family:
 
 VISION_TRANSFORMER = _family("vision_transformer .npz", OF_2020, "")
 BIG_VISION = tuple(
-    _family("big_vision .npz", names, prefix)
+    _family(f"big_vision .npz ({prefix}{names.block})", names, prefix)
     for names in (NUMBERED, STACKED)
     for prefix in ("params/img/", "params/", "img/", "")
 )

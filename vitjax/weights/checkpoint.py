@@ -1,6 +1,7 @@
 """A folder of somebody's weights, as one of our models: recognized, compared with the model name by name, then read."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from vitjax.nn import functional
 from vitjax.nn.functional import Tree
 from vitjax.parallel.paths import named_leaves
 from vitjax.weights.families import FAMILIES, recognize
-from vitjax.weights.family import Family, Fields, Format, Specs
+from vitjax.weights.family import Family, Fields, Format
 from vitjax.weights.folder import open_tensors
 from vitjax.weights.table import Table
 from vitjax.weights.tensors import Tensors, TensorSpec
+from vitjax.weights.writing import Storable
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,13 @@ class Checkpoint:
     params: Tree
     stats: Tree
 
+    def ignores(self, name: str) -> str | None:
+        """Why an array, by its name on disk, is left out; None if it is part of the model."""
+        short = name.removeprefix(self.family.prefix)
+        if short in self.table.expected:
+            return None
+        return next(each.reason for each in self.family.ignored if re.fullmatch(each.pattern, short))
+
     def read(self, mesh: Mesh | None = None) -> tuple[Tree, Tree]:
         """`(params, stats)`, laid out on the mesh by the rules of `vitjax.parallel.sharding`, or on one device."""
         return self.table.read(self.tensors, self.params, mesh), self.table.read(
@@ -56,7 +65,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     tensors = open_tensors(path)
-    fields = read_json(path / "config.json") if path.is_dir() else {}
+    fields = read_json(path / "config.json") if (path / "config.json").exists() else {}
     family = recognize(fields, tensors.specs, str(path))
     view = _WithoutPrefix(tensors, family.prefix)
     config = _explained(path, lambda: family.read_config(fields, view.specs))
@@ -65,27 +74,34 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path, family, fields, config, view, table, params, stats)
 
 
-def translate(config: ModelConfig, params: Tree, stats: Tree, format: Format) -> tuple[Fields, Tensors]:
-    """A model as one of the families of a format: its config.json, and its arrays by their names on disk.
+def translate(
+    config: ModelConfig, params: Tree, stats: Tree, format: Format, *, prefer: str | None = None
+) -> tuple[Family, Fields, Mapping[str, Storable]]:
+    """A model as one of the families of a format: that family, its config.json, its arrays by their names on disk.
+
+    Args:
+      prefer: the name of the family to try first, the one that the model was read as.
 
     Raises:
       ValueError: no family of that format has such a model; the line tells why the nearest has not.
     """
     arrays = named_leaves(params) | named_leaves(stats)
-    why = ""
-    for family in FAMILIES:
-        if family.format != format:
-            continue
-        try:
-            fields = family.write_config(config)
-            named = _Translated(family, config, arrays)
-            found = family.read_config(fields, _WithoutPrefix(named, family.prefix).specs)
-            if found != config:
-                raise ValueError(f"it would come back with another {_difference(config, found)}")
-            return fields, named
-        except ValueError as error:
-            why = why or f"{family.name}: {error}"
-    raise ValueError(f"this model cannot be written in the format {format}: {why or 'it has no family yet'}")
+    reasons: dict[str, ValueError] = {}
+    for family in sorted(FAMILIES, key=lambda family: family.name != prefer):
+        if family.format == format:
+            try:
+                fields = family.write_config(config)
+                table = _matched(family, config)[2]
+                named = {name: _OnDisk(table, name, arrays) for name in table.expected}
+                specs = {name: TensorSpec(array.shape, array.dtype.name, "") for name, array in named.items()}
+                found = family.read_config(fields, specs)
+                if found != config:
+                    raise ValueError(f"it would come back with {_difference(config, found)}")
+                return family, fields, _prefixed(family, named)
+            except ValueError as error:
+                reasons[family.name] = error
+    why = next((f": {name}: {error}" for name, error in reasons.items()), "")
+    raise ValueError(f"this model cannot be written in the format {format}{why}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -138,27 +154,34 @@ class _WithoutPrefix:
         return self._tensors.read(self._names[name], index)
 
 
-class _Translated:
-    """Our arrays by their names on disk, made one at a time when read."""
+@dataclass(frozen=True)
+class _OnDisk:
+    """One array of theirs, made of ours when it is asked for."""
 
-    def __init__(self, family: Family, config: ModelConfig, arrays: Mapping[str, jax.Array]):
-        self._table, self._arrays = _matched(family, config)[2], arrays
-        headed = (
-            any(name.startswith(family.heads) for name in self._table.expected) if family.heads else False
-        )
-        prefix = family.prefix if headed else ""
-        self._names = {
-            (name if family.heads and name.startswith(family.heads) else prefix + name): name
-            for name in self._table.expected
-        }
-        self.specs: Specs = {
-            name: TensorSpec(self._table.expected[short], "float32", "")
-            for name, short in self._names.items()
-        }
+    table: Table
+    name: str
+    arrays: Mapping[str, jax.Array]
 
-    def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
-        whole = self._table.written(self._names[name], self._arrays)
-        return whole if index is None else whole[index]
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.table.expected[self.name]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.arrays[self.table.entry_of[self.name].ours[0]].dtype)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.table.written(self.name, self.arrays)
+
+
+def _prefixed(family: Family, named: Mapping[str, Storable]) -> dict[str, Storable]:
+    """With the prefix of the base model, where the file also holds a head or the family has none."""
+    if family.heads and not any(name.startswith(family.heads) for name in named):
+        return dict(named)
+    return {
+        name if family.heads and name.startswith(family.heads) else family.prefix + name: array
+        for name, array in named.items()
+    }
 
 
 def _difference(ours: Any, found: Any, where: str = "") -> str:

@@ -28,8 +28,12 @@ def recognize(fields: Fields, specs: Specs, where: str) -> Family:
     for family in FAMILIES:
         if family.recognizes(fields, specs):
             return family
+    if not fields:
+        raise ValueError(
+            f"{where} has no config.json, and its arrays are not named as those of a big_vision .npz"
+        )
     kind = fields.get("model_type") or fields.get("architecture")
-    what = f"a {kind!r}" if kind else "of no known kind"
     raise ValueError(
-        f"{where} is {what}, which vitjax does not read: there are {', '.join(dict.fromkeys(f.name for f in FAMILIES))}"
+        f"{where} is of the kind {kind!r}, which vitjax does not read: there are "
+        f"{', '.join(family.name for family in FAMILIES if family.format != 'npz')}, and .npz of big_vision"
     )
