@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 from jax.sharding import Mesh
@@ -28,6 +28,7 @@ from vitjax.training.tokenizer_file import load_tokenizer, save_tokenizer
 from vitjax.weights.checkpoint import translate
 from vitjax.weights.folder import open_tensors, write_tensors
 from vitjax.weights.npz_file import write_npz
+from vitjax.weights.preprocessing import timm_fields, write_preprocessing
 from vitjax.weights.table import Entry, Table
 
 SavedFormat = Literal["safetensors", "orbax", "hf", "timm", "npz"]
@@ -53,13 +54,16 @@ class SavedConfig:
 _ADAPTER = TypeAdapter(SavedConfig)
 
 
-def save(model: Model, directory: str | Path, *, format: SavedFormat = "safetensors") -> None:
+def save(model: Model, directory: str | Path, *, format: SavedFormat = "safetensors") -> tuple[str, ...]:
     """Write a model with all that travels with it.
 
     Args:
       directory: new or empty.
       format: `safetensors` and `orbax` are read by vitjax alone and hold any model; `hf` (transformers), `timm` and
         `npz` (big_vision) hold what those libraries have.
+
+    Returns:
+      A line for everything that the format cannot hold, or not quite: mostly none.
 
     Raises:
       ValueError: the directory holds something, or the format has no such model.
@@ -69,16 +73,33 @@ def save(model: Model, directory: str | Path, *, format: SavedFormat = "safetens
         raise ValueError(f"{directory} is there already: expected a new or an empty directory to save to")
     if format == "safetensors" or format == "orbax":
         _save_own(model, directory, format)
-        return
+        return ()
     family, fields, arrays = translate(model.config, model.params, model.stats, format, prefer=model.family)
     directory.mkdir(parents=True, exist_ok=True)
     if format == "npz":
         write_npz(directory / "model.npz", arrays)
-        return
+        return ("an .npz holds arrays alone: preprocessing is left out",) if model.preprocess else ()
     write_tensors(directory, arrays, {"format": "pt"})
+    more, notes = _preprocessing(model.preprocess, directory, format)
     if model.tokenizer is not None:
         save_tokenizer(directory, model.tokenizer)
-    (directory / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    (directory / "config.json").write_text(json.dumps({**fields, **more}, indent=2) + "\n", encoding="utf-8")
+    return notes
+
+
+def _preprocessing(
+    preprocess: Preprocess | None, directory: Path, format: Literal["hf", "timm"]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What config.json says of preprocessing, and what cannot be said; transformers has a file of its own for it."""
+    if preprocess is None:
+        return {}, ()
+    try:
+        if format == "hf":
+            return {}, write_preprocessing(preprocess, directory)
+        fields, notes = timm_fields(preprocess)
+        return {"pretrained_cfg": fields}, notes
+    except ValueError as error:
+        return {}, (f"preprocessing is left out: {error}",)
 
 
 def _save_own(model: Model, directory: Path, format: Literal["safetensors", "orbax"]) -> None:

@@ -55,7 +55,7 @@ def read_tower(fields: Fields) -> TransformerConfig:
         depth=fields.get("num_hidden_layers", 12),
         num_heads=fields.get("num_attention_heads", 12),
         feed_forward_width=fields.get("intermediate_size", 3072),
-        norm_epsilon=fields["layer_norm_eps"],
+        norm_epsilon=float(fields["layer_norm_eps"]),
         activation=activation_of(fields),
         attention_dropout=float(fields.get("attention_dropout", 0.0)),
     )

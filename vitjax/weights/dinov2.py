@@ -21,7 +21,7 @@ def read_dinov2(fields: Fields, specs: Specs) -> VisionTransformerConfig:
     """The model of a config.json without registers."""
     fields = {**DEFAULTS, **fields}
     width, gated = fields.get("hidden_size", 768), fields.get("use_swiglu_ffn", False)
-    hidden = feed_forward_width(width, fields.get("mlp_ratio", 4), gated=gated)
+    hidden = feed_forward_width(width, float(fields.get("mlp_ratio", 4)), gated=gated)
     config = read_vit({**fields, "intermediate_size": hidden}, specs)
     transformer = replace(config.transformer, layer_scale=float(fields.get("layerscale_value", 1.0)))
     return replace(
@@ -63,7 +63,9 @@ def _write(config: ModelConfig, name: str) -> dict[str, Any]:
     if not isinstance(config, VisionTransformerConfig) or config.transformer.layer_scale is None:
         raise ValueError("DINOv2 has a layer scale")
     t, gated = config.transformer, config.transformer.activation == "swiglu"
-    ratios = (r for r in range(1, 17) if feed_forward_width(t.width, r, gated=gated) == t.feed_forward_width)
+    ratios = (
+        r for r in range(1, 17) if feed_forward_width(t.width, float(r), gated=gated) == t.feed_forward_width
+    )
     ratio = next(ratios, None)
     if ratio is None:
         raise ValueError(f"DINOv2 at width {t.width} has no feed_forward_width {t.feed_forward_width}")

@@ -73,7 +73,7 @@ def read_timm_vit(fields: Fields, specs: Specs) -> VisionTransformerConfig:
             norm_epsilon=1e-5 if "_clip_" in name else 1e-6,
             activation="swiglu" if packed else _activation(name, args),
             qkv_bias="all" if "blocks.0.attn.qkv.bias" in specs else "none",
-            layer_scale=args.get("init_values", 1e-5) if "blocks.0.ls1.gamma" in specs else None,
+            layer_scale=float(args.get("init_values") or 1e-5) if "blocks.0.ls1.gamma" in specs else None,
         ),
         image_size=image_size,
         patch_size=(patch[0], patch[1]),

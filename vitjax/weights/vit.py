@@ -44,7 +44,7 @@ def read_transformer(fields: Fields) -> TransformerConfig:
         depth=fields.get("num_hidden_layers", 12),
         num_heads=fields.get("num_attention_heads", 12),
         feed_forward_width=fields.get("intermediate_size", 3072),
-        norm_epsilon=fields.get("layer_norm_eps", 1e-12),
+        norm_epsilon=float(fields.get("layer_norm_eps", 1e-12)),
         activation=activation_of(fields),
         qkv_bias="all" if fields.get("qkv_bias", True) else "none",
         dropout=float(fields.get("hidden_dropout_prob", 0.0)),
