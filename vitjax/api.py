@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from vitjax.data.preprocess import Preprocess
 from vitjax.decoding.config import GenerationConfig
 from vitjax.model import Model
-from vitjax.models.config import image_encoder, reads_images
+from vitjax.models.config import CLASSIFIERS, image_encoder, reads_images
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn import functional
 from vitjax.nn.functional import Tree
@@ -21,8 +21,10 @@ from vitjax.training.state import join
 from vitjax.training.tasks import is_classifier
 from vitjax.training.tokenizer_file import load_tokenizer
 from vitjax.weights.checkpoint import Checkpoint, open_checkpoint, read_json
+from vitjax.weights.generation import read_generation
 from vitjax.weights.hub import local_path
 from vitjax.weights.preprocessing import read_preprocessing
+from vitjax.weights.tokenizer import read_tokenizer
 
 
 def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
@@ -48,13 +50,14 @@ def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
         return _load_run(path, mesh)
     checkpoint = open_checkpoint(path)
     params, stats = checkpoint.read(mesh)
+    writes = not isinstance(checkpoint.config, CLASSIFIERS)
     return Model(
         config=checkpoint.config,
         params=params,
         stats=stats,
         preprocess=_preprocessing(checkpoint),
-        tokenizer=None,
-        generation=GenerationConfig(),
+        tokenizer=read_tokenizer(checkpoint.path) if writes else None,
+        generation=read_generation(checkpoint.path) if writes else GenerationConfig(),
         mesh=mesh,
         family=checkpoint.family.name,
     )

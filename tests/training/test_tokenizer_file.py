@@ -1,7 +1,13 @@
+import json
+from pathlib import Path
+
 import pytest
 
 from vitjax.data.tokenizers import CharacterTokenizer
 from vitjax.training.tokenizer_file import load_tokenizer, save_tokenizer
+from vitjax.weights.tokenizer import read_tokenizer
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "tokenizers"
 
 
 def test_there_and_back(tmp_path):
@@ -31,4 +37,35 @@ def test_what_is_no_tokenizer_is_refused_in_one_line(tmp_path, content, reason):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"tokenizer.json is missing: the run's tokens cannot be read"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["marian_files", "gpt2_files", "bart_files"])
+def test_a_checkpoints_tokenizer_travels_with_the_run(tmp_path, name):
+    """With its class and its special tokens, which the checkpoint's config.json tells."""
+    tokenizer = read_tokenizer(GOLDEN / name)
+    for _ in range(2):  # a run that goes on writes it again
+        save_tokenizer(tmp_path, tokenizer)
+    again = load_tokenizer(tmp_path)
+    assert again == tokenizer and repr(again) == repr(tokenizer)
+    assert again.encode("the dog's </s> end").tolist() == tokenizer.encode("the dog's </s> end").tolist()
+
+
+def test_what_is_damaged_of_it_is_named(tmp_path):
+    save_tokenizer(tmp_path, read_tokenizer(GOLDEN / "gpt2_files"))
+    fields = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields | {"bos": "x"}))
+    with pytest.raises(
+        ValueError, match=r"tokenizer.json is not a tokenizer: bos is 'x', expected a token's id"
+    ):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
+    (tmp_path / "tokenizer" / "merges.txt").write_text("a b c")
+    with pytest.raises(ValueError, match=r"tokenizer/merges.txt, line 1 is 'a b c'"):
+        load_tokenizer(tmp_path)
+    for file in (tmp_path / "tokenizer").iterdir():
+        file.unlink()
+    with pytest.raises(
+        ValueError, match=r"tokenizer.json is not a tokenizer: .*tokenizer holds no tokenizer"
+    ):
         load_tokenizer(tmp_path)
