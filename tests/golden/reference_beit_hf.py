@@ -15,7 +15,7 @@ from tests.golden.reference_hf import (
     facts,
     labels,
     processor,
-    save,
+    saved,
 )
 
 
@@ -24,11 +24,11 @@ def beit_hf(folder: Path, seed: int, sizes: Sizes):
     """microsoft/beit-base-patch16-224: relative positions in each layer, whose index older versions saved too."""
     config = BeitConfig(**encoder(sizes, use_relative_position_bias=True), **labels(sizes.labels))
     model = randomise(BeitForImageClassification(config), seed, gain=0.8)
-    save(model, folder, beit_processor(sizes))
     side = sizes.image // sizes.patch
     name = "beit.encoder.layer.{}.attention.attention.relative_position_bias.relative_position_index"
     index = np.zeros((side**2 + 1, side**2 + 1), np.int64)
-    add_tensors(folder, {name.format(layer): index for layer in range(sizes.layers)})
+    added = {name.format(layer): index for layer in range(sizes.layers)}
+    model = saved(model, folder, beit_processor(sizes), lambda folder: add_tensors(folder, added))
     return both_sizes(model, seed, sizes, model.beit, **INTERPOLATE), facts(model)
 
 
@@ -42,7 +42,7 @@ def beit_hf_shared(folder: Path, seed: int, sizes: Sizes):
         "use_mean_pooling": False,
     }
     model = randomise(BeitModel(BeitConfig(**encoder(sizes, **options))), seed)
-    save(model, folder, beit_processor(sizes))
+    model = saved(model, folder, beit_processor(sizes))
     return both_sizes(model, seed, sizes, **INTERPOLATE), facts(model)
 
 

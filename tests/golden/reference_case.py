@@ -81,7 +81,8 @@ def randomise(
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         for leaf, tensor in own:
             name = f"{prefix}.{leaf}".lstrip(".")
-            if id(tensor) in seen or not tensor.is_floating_point() or re.search(keep, name):
+            computed = leaf in module._non_persistent_buffers_set or re.search(keep, name)
+            if id(tensor) in seen or not tensor.is_floating_point() or computed:
                 continue
             seen.add(id(tensor))
             random = np.random.default_rng([seed, zlib.crc32(name.encode())])

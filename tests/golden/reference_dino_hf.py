@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from tests.golden.reference_case import Sizes, case, randomise
-from tests.golden.reference_hf import IMAGENET, both_sizes, encoder, facts, labels, processor, save
+from tests.golden.reference_hf import IMAGENET, both_sizes, encoder, facts, labels, processor, saved
 
 
 def dinov2_fields(sizes: Sizes, **options) -> dict:
@@ -39,7 +39,7 @@ def dinov2_processor(sizes: Sizes) -> dict:
 @case(seed=61, layers=1)
 def dinov2_hf(folder: Path, seed: int, sizes: Sizes):
     model = randomise(Dinov2Model(Dinov2Config(**dinov2_fields(sizes))), seed)
-    save(model, folder, dinov2_processor(sizes))
+    model = saved(model, folder, dinov2_processor(sizes))
     return both_sizes(model, seed, sizes), facts(model)
 
 
@@ -48,7 +48,7 @@ def dinov2_hf_classifier(folder: Path, seed: int, sizes: Sizes):
     """The classifier reads the class token beside the patches' mean."""
     config = Dinov2Config(**dinov2_fields(sizes), **labels(sizes.labels))
     model = randomise(Dinov2ForImageClassification(config), seed)
-    save(model, folder, dinov2_processor(sizes))
+    model = saved(model, folder, dinov2_processor(sizes))
     return both_sizes(model, seed, sizes, model.dinov2), facts(model)
 
 
@@ -57,7 +57,7 @@ def dinov2_registers_hf(folder: Path, seed: int, sizes: Sizes):
     fields = dinov2_fields(sizes, num_register_tokens=4)
     config = Dinov2WithRegistersConfig(**fields, **labels(sizes.labels))
     model = randomise(Dinov2WithRegistersForImageClassification(config), seed)
-    save(model, folder, dinov2_processor(sizes))
+    model = saved(model, folder, dinov2_processor(sizes))
     return both_sizes(model, seed, sizes, model.dinov2_with_registers), facts(model)
 
 
@@ -65,14 +65,14 @@ def dinov2_registers_hf(folder: Path, seed: int, sizes: Sizes):
 def dinov2_giant_hf(folder: Path, seed: int, sizes: Sizes):
     """SwiGLU, of two thirds of the width, rounded up to a multiple of eight."""
     model = randomise(Dinov2Model(Dinov2Config(**dinov2_fields(sizes, use_swiglu_ffn=True))), seed)
-    save(model, folder, dinov2_processor(sizes))
+    model = saved(model, folder, dinov2_processor(sizes))
     return both_sizes(model, seed, sizes), facts(model)
 
 
 def dinov3(folder: Path, seed: int, sizes: Sizes, **options):
     config = DINOv3ViTConfig(**encoder(sizes, num_register_tokens=4, **options))
     model = randomise(DINOv3ViTModel(config), seed)
-    save(model, folder, processor("DINOv3ViTImageProcessorFast", sizes.image, **IMAGENET))
+    model = saved(model, folder, processor("DINOv3ViTImageProcessorFast", sizes.image, **IMAGENET))
     return both_sizes(model, seed, sizes), facts(model)
 
 

@@ -6,9 +6,9 @@ import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from tests.golden.reference_case import Sizes, case, pixels, randomise, to_torch
-from tests.golden.reference_hf import IMAGENET, facts, labels, processor, save
+from tests.golden.reference_hf import IMAGENET, facts, labels, processor, saved
 from tests.golden.reference_timm import facts as timm_facts
-from tests.golden.reference_timm import save as timm_save
+from tests.golden.reference_timm import saved as timm_saved
 from tests.golden.reference_timm import timm
 
 SIZES = {"image": 36, "other": (66, 34)}
@@ -40,18 +40,11 @@ def resnet_hf_of(folder: Path, seed: int, sizes: Sizes, step: int, **options):
         **labels(sizes.labels),
     )
     model = randomise(ResNetForImageClassification(config), seed, gain=1.2)
-    save(
-        model,
-        folder,
-        processor(
-            "ConvNextImageProcessor",
-            sizes.image,
-            resample=3,
-            crop_pct=0.875,
-            size={"shortest_edge": sizes.image},
-            **IMAGENET,
-        ),
+    size = {"shortest_edge": sizes.image}
+    fields = processor(
+        "ConvNextImageProcessor", sizes.image, resample=3, crop_pct=0.875, size=size, **IMAGENET
     )
+    model = saved(model, folder, fields)
 
     def features(images):
         computed = model.resnet(images)
@@ -70,7 +63,7 @@ def resnet_timm_of(folder: Path, seed: int, sizes: Sizes, architecture: str):
         num_classes=sizes.labels,
     )
     randomise(model, seed, gain=1.2)
-    timm_save(model, folder)
+    model = timm_saved(model, folder)
 
     def features(images):
         feature_map = model.forward_features(images)

@@ -9,6 +9,7 @@ import transformers
 from transformers import GenerationConfig, VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 from tests.golden.reference_case import Sizes, pixels, randomise, to_torch
+from tests.golden.reference_hf import saved
 
 ROWS = 3
 TARGET = 7
@@ -34,7 +35,7 @@ def image_to_text(
     model = VisionEncoderDecoderModel(config)
     model.set_attn_implementation("eager")
     decide(model, seed, own, **scale)
-    model = saved(model, folder, rewrite)
+    model = saved(model, folder, rewrite=rewrite)
     images = pixels(seed, sizes.image, sizes.image, ROWS)
     arrays, facts = outputs(model, {"pixel_values": to_torch(images)}, seed, sizes)
     arrays["pixels"] = images
@@ -49,27 +50,17 @@ def image_to_text(
 def text_to_text(model, folder: Path, seed: int, sizes: Sizes, own: dict, rewrite=None, **scale):
     """The case of an encoder-decoder of texts; rows of the source have different lengths, padded at the end.
 
-    `rewrite(folder)` makes of what this version of transformers saves what is published, or what older ones saved;
-    `scale`: options of `randomise`.
+    `rewrite`: see `saved`; `scale`: options of `randomise`.
     """
     model.set_attn_implementation("eager")
     decide(model, seed, own, **scale)
-    model = saved(model, folder, rewrite)
+    model = saved(model, folder, rewrite=rewrite)
     lengths = np.asarray([SOURCE, SOURCE - 4, SOURCE - 1])
     mask = np.arange(SOURCE) < lengths[:, None]
     source = np.where(mask, ordinary_tokens(seed, own, sizes, SOURCE), own["pad_token_id"]).astype(np.int32)
     given = {"input_ids": torch.from_numpy(source).long(), "attention_mask": torch.from_numpy(mask).long()}
     arrays, facts = outputs(model, given, seed, sizes)
     return arrays | {"source": source, "source_mask": mask}, facts
-
-
-def saved(model, folder: Path, rewrite):
-    """The model as its folder holds it."""
-    model.save_pretrained(folder)
-    if not rewrite:
-        return model
-    rewrite(folder)
-    return type(model).from_pretrained(folder, attn_implementation="eager").eval()
 
 
 def decide(model, seed: int, own: dict, **scale) -> None:

@@ -71,9 +71,10 @@ def vit_options(sizes: Sizes, **options) -> dict:
     }
 
 
-def save(model, folder: Path) -> None:
-    """config.json and model.safetensors, as timm pushes them to the hub."""
+def saved(model, folder: Path):
+    """Saves config.json and model.safetensors, as timm pushes them to the hub, and loads what users would."""
     hub.save_for_hf(model, folder, safe_serialization=True)
+    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
 
 def outputs(model, images, prefix: str = "") -> dict:

@@ -27,7 +27,7 @@ from tests.golden.reference_hf import (
     facts,
     processor,
     rename,
-    save,
+    saved,
 )
 
 CLIP = {
@@ -72,7 +72,7 @@ def siglip_processor(sizes: Sizes) -> dict:
 @case(seed=71)
 def clip_hf(folder: Path, seed: int, sizes: Sizes):
     model = randomise(CLIPVisionModel(CLIPVisionConfig(**encoder(sizes))), seed, gain=0.8)
-    save(model, folder, clip_processor(sizes))
+    model = saved(model, folder, clip_processor(sizes))
     return both_sizes(model, seed, sizes, **INTERPOLATE), facts(model)
 
 
@@ -84,18 +84,18 @@ def clip_hf_full(folder: Path, seed: int, sizes: Sizes):
     model = CLIPModel(config)
     model.set_attn_implementation("eager")
     randomise(model, seed, gain=0.8)
-    save(model, folder, clip_processor(sizes))
     patches = (sizes.image // sizes.patch) ** 2
     ids = {"vision": np.arange(patches + 1)[None], "text": np.arange(5)[None]}
-    add_tensors(folder, {f"{name}_model.embeddings.position_ids": value for name, value in ids.items()})
+    added = {f"{name}_model.embeddings.position_ids": value for name, value in ids.items()}
+    model = saved(model, folder, clip_processor(sizes), lambda folder: add_tensors(folder, added))
     return both_sizes(model.vision_model, seed, sizes, **INTERPOLATE), facts(model)
 
 
 @case(seed=73)
 def siglip_hf(folder: Path, seed: int, sizes: Sizes):
     model = randomise(SiglipVisionModel(SiglipVisionConfig(**encoder(sizes))), seed, gain=1.0)
-    save(model, folder, siglip_processor(sizes))
-    rename(folder, {"": "vision_model."})  # as version 4 saved a tower alone; clip_hf is as version 5 does
+    alone = {"": "vision_model."}  # as version 4 saved a tower alone; clip_hf is as version 5 does
+    model = saved(model, folder, siglip_processor(sizes), lambda folder: rename(folder, alone))
     return both_sizes(model, seed, sizes, **INTERPOLATE), facts(model)
 
 
@@ -105,7 +105,7 @@ def siglip_hf_full(folder: Path, seed: int, sizes: Sizes):
     model = SiglipModel(SiglipConfig(vision_config=encoder(sizes), text_config=text(sizes)))
     model.set_attn_implementation("eager")
     randomise(model, seed)
-    save(model, folder, siglip_processor(sizes))
+    model = saved(model, folder, siglip_processor(sizes))
     return both_sizes(model.vision_model, seed, sizes, **INTERPOLATE), facts(model)
 
 
@@ -121,7 +121,7 @@ def siglip2_naflex_hf(folder: Path, seed: int, sizes: Sizes):
     naflex = {"patch_size": sizes.patch, "max_num_patches": side**2, "resample": 2, **HALVES}
     fields = processor("Siglip2ImageProcessor", sizes.image, **naflex)
     del fields["size"]
-    save(model, folder, fields)
+    model = saved(model, folder, fields)
     shapes = [(side, side), (side - 2, side + 1), (side + 2, side - 2)]
     count = side**2 + 1
     patches = np.zeros((len(shapes), count, sizes.patch**2 * 3), np.float32)

@@ -26,7 +26,7 @@ from tests.golden.reference_hf import (
     outputs,
     processor,
     rename,
-    save,
+    saved,
 )
 
 
@@ -34,7 +34,7 @@ from tests.golden.reference_hf import (
 def vit_hf(folder: Path, seed: int, sizes: Sizes):
     config = ViTConfig(**encoder(sizes), **labels(sizes.labels))
     model = randomise(ViTForImageClassification(config), seed)
-    save(model, folder, processor("ViTImageProcessor", sizes.image, **HALVES))
+    model = saved(model, folder, processor("ViTImageProcessor", sizes.image, **HALVES))
     return both_sizes(model, seed, sizes, model.vit, **INTERPOLATE), facts(model)
 
 
@@ -42,7 +42,7 @@ def vit_hf(folder: Path, seed: int, sizes: Sizes):
 def vit_hf_headless(folder: Path, seed: int, sizes: Sizes):
     config = ViTConfig(**encoder(sizes, qkv_bias=False, hidden_act="gelu_new"))
     model = randomise(ViTModel(config), seed)
-    save(model, folder, processor("ViTImageProcessor", sizes.image, **HALVES))
+    model = saved(model, folder, processor("ViTImageProcessor", sizes.image, **HALVES))
     return both_sizes(model, seed, sizes, **INTERPOLATE), facts(model)
 
 
@@ -50,7 +50,7 @@ def vit_hf_headless(folder: Path, seed: int, sizes: Sizes):
 def deit_hf(folder: Path, seed: int, sizes: Sizes):
     config = DeiTConfig(**encoder(sizes), **labels(sizes.labels))
     model = randomise(DeiTForImageClassification(config), seed)
-    save(model, folder, deit_processor(sizes))
+    model = saved(model, folder, deit_processor(sizes))
     return both_sizes(model, seed, sizes, model.deit, **INTERPOLATE), facts(model)
 
 
@@ -58,7 +58,7 @@ def deit_hf(folder: Path, seed: int, sizes: Sizes):
 def deit_hf_distilled(folder: Path, seed: int, sizes: Sizes):
     config = DeiTConfig(**encoder(sizes), **labels(sizes.labels))
     model = randomise(DeiTForImageClassificationWithTeacher(config), seed)
-    save(model, folder, deit_processor(sizes))
+    model = saved(model, folder, deit_processor(sizes))
     return both_sizes(model, seed, sizes, model.deit, **INTERPOLATE), facts(model)
 
 
@@ -84,10 +84,11 @@ def mae_hf(folder: Path, seed: int, sizes: Sizes):
         "decoder_intermediate_size": sizes.hidden // 2,
     }
     model = randomise(ViTMAEForPreTraining(ViTMAEConfig(**encoder(sizes), **decoder)), seed)
-    save(model, folder, processor("ViTImageProcessor", sizes.image, **IMAGENET))
-    rename(
-        folder, {"decoder.decoder_encoder.layer": "decoder.decoder_layers"}
-    )  # transformers 5.23 misnames these
+    names = {
+        "decoder.decoder_encoder.layer": "decoder.decoder_layers"
+    }  # which transformers 5.23 saves wrongly
+    fields = processor("ViTImageProcessor", sizes.image, **IMAGENET)
+    model = saved(model, folder, fields, lambda folder: rename(folder, names))
     model.vit.config.mask_ratio = 0.0
 
     def computed(height: int, width: int, prefix: str = "", **options) -> dict:

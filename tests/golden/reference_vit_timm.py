@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from tests.golden.reference_case import Sizes, case, randomise
-from tests.golden.reference_timm import both_sizes, facts, save, timm, vit_options
+from tests.golden.reference_timm import both_sizes, facts, saved, timm, vit_options
 
 
 def vit(folder: Path, seed: int, sizes: Sizes, architecture: str, gain: float = 1.2, **options):
     model = timm.create_model(architecture, **vit_options(sizes, **options))
     randomise(model, seed, gain=gain)
-    save(model, folder)
+    model = saved(model, folder)
     return both_sizes(model, seed, sizes), facts(model)
 
 
