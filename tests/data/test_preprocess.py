@@ -132,6 +132,14 @@ def test_a_hair_does_not_fill_the_memory():
         Preprocess((224, 224), resize="crop", resize_size=(256, 256))(np.zeros((1, 30000, 3), np.uint8))
 
 
+def test_another_size_cuts_the_same_share_away():
+    crop = Preprocess((224, 224), resize="crop", resize_size=(256, 256), mean=(0.1,))
+    larger = crop.at((448, 112))
+    assert larger == Preprocess((448, 112), resize="crop", resize_size=(512, 128), mean=(0.1,))
+    assert Preprocess((8, 8), resize="fit").at((4, 6)) == Preprocess((4, 6), resize="fit")
+    assert Preprocess((8, 8), resize="patches", patch_size=4).at((8, 8)).resize == "stretch"
+
+
 def test_a_config_squashes_to_the_fraction():
     config = DataConfig("digits", image_size=(28, 28), resize="squash", crop_fraction=0.875)
     assert Preprocess.of(config) == Preprocess((28, 28), resize="stretch", resize_size=(32, 32))

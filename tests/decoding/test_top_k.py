@@ -3,6 +3,7 @@ import functools
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,3 +50,11 @@ def test_random_values_in_a_loop(size, k):
 def test_too_many():
     with pytest.raises(ValueError, match="top_k of 4 among 3 values"):
         top_k(jnp.zeros((1, 3)), 4)
+
+
+def test_on_other_platforms_it_is_laxs():
+    shape = jax.ShapeDtypeStruct((3, 4000), jnp.float32)
+    program = jax.jit(lambda values: top_k(values, 5))
+    for platform, laxs in (("cpu", False), ("cuda", True), ("tpu", True)):
+        code = jax.export.export(program, platforms=[platform])(shape).mlir_module()
+        assert ("chlo.top_k" in code) is laxs, platform

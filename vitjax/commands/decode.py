@@ -9,6 +9,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitjax.commands.generation import add_options, given_flags, given_options
 from vitjax.commands.results import Printer, ResultsFile, as_json, as_text
 from vitjax.commands.sources import find_images, read_lines
 
@@ -22,22 +23,6 @@ EXAMPLE = """examples:
   vitjax decode runs/demo image.png --sample 0 --num-return-sequences 3 --top-p 0.9
   vitjax decode runs/reverse_words --text "hello" "world" --json
 """
-
-# Fields of GenerationConfig, named as in transformers.
-GENERATION = (
-    ("num_beams", int, "1 is greedy"),
-    ("num_return_sequences", int, "hypotheses a source, at most the beams"),
-    ("length_penalty", float, "scores are sum(log p) / length ** this"),
-    ("max_length", int, "longest sequence, begin and end included"),
-    ("min_length", int, "shortest sequence, begin and end included"),
-    ("no_repeat_ngram_size", int, "so many tokens in a row appear once at most"),
-    ("repetition_penalty", float, "above 1, tokens already written are unlikelier"),
-    ("temperature", float, "of sampling: below 1 keeps nearer to the likeliest"),
-    ("top_k", int, "of sampling: draw from the k likeliest tokens"),
-    ("top_p", float, "of sampling: draw from the likeliest that reach this probability"),
-    ("rules", str, "of beam search: transformers, t5x, fairseq or ctranslate2"),
-    ("cache_dtype", str, "of keys and values: float32, bfloat16 or int8"),
-)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -83,8 +68,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", nargs="+", metavar="TEXT", help="sources of a text-to-text model")
     parser.add_argument("--text-file", metavar="FILE", help="the same, one a line")
     parser.add_argument("--batch-size", type=int, default=32, help="sources at a time (32)")
-    for name, kind, text in GENERATION:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text} (as in training)")
+    add_options(parser)
     parser.add_argument(
         "--sample",
         metavar="SEED",
@@ -141,18 +125,13 @@ def _generation(model: "Model", options: argparse.Namespace) -> dict[str, Any]:
     """The given options of `Model.generate`; what the model has no use for is refused."""
     from vitjax.models.config import reads_images
 
-    given = {name: getattr(options, name) for name, *_ in GENERATION if getattr(options, name) is not None}
-    if options.sample is not None:
-        given = {"num_beams": 1, **given, "do_sample": True}
     images = reads_images(model.config)
-    useless = [*given, *(["attention"] if options.attention else [])]
+    useless = [*given_flags(options), *(["--attention"] if options.attention else [])]
     if not model.writes:
         if not options.images:
             raise ValueError(f"{options.run} names classes of images; it reads no text")
         if useless:
-            raise ValueError(
-                f"{options.run} names classes: it has no use for --{useless[0].replace('_', '-')}"
-            )
+            raise ValueError(f"{options.run} names classes: it has no use for {useless[0]}")
     elif model.tokenizer is None:
         raise ValueError(f"{options.run} has no tokenizer: what the model writes cannot be told as text")
     elif not images and options.images:
@@ -163,7 +142,7 @@ def _generation(model: "Model", options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(
             f"{options.run} has no preprocessor_config.json: images cannot be brought to its size and scale"
         )
-    return given
+    return given_options(options)
 
 
 def _resume(

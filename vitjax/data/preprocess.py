@@ -1,7 +1,7 @@
 """From a decoded image to what a model takes; travels with a model as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -101,6 +101,20 @@ class Preprocess:
             "interpolation": self.interpolation,
             "fill": round(sum(self.fill) / len(self.fill)),
         }
+
+    def at(self, image_size: tuple[int, int]) -> "Preprocess":
+        """The same to one fixed size, with the same share of the image cut away.
+
+        `none` and `patches`, under which images keep sizes of their own, become `stretch`.
+        """
+        before = self.resize_size
+        if before is not None:
+            height, width = (
+                round(a * b / c) for a, b, c in zip(before, image_size, self.image_size, strict=True)
+            )
+            before = height, width
+        resize = "stretch" if self.resize in ("none", "patches") else self.resize
+        return replace(self, image_size=image_size, resize_size=before, resize=resize)
 
     @property
     def keeps_all(self) -> bool:

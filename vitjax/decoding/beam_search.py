@@ -242,7 +242,7 @@ class _Search:
         running_tokens, running_log_probs = extended(chosen)
 
         finishing = candidates.shape[1] if self.rules.any_may_finish else beams
-        first = jnp.broadcast_to(jnp.arange(finishing), (len(candidates), finishing))
+        first = jnp.broadcast_to(jnp.arange(finishing), (candidates.shape[0], finishing))
         finished_tokens, finished_log_probs = extended(first)
         new = _Pool(
             tokens=finished_tokens,

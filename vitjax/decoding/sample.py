@@ -98,14 +98,17 @@ def require_key(config: GenerationConfig, key: Any) -> None:
         )
 
 
-def one_per_row(key: Any, batch: int) -> Key[Array, "B"]:
-    """A key for each row, the same in a larger batch. `key` is one, or [B], one a row; or their raw data."""
+def one_per_row(key: Any, batch: Any) -> Key[Array, "B"]:
+    """A key for each row, the same in a larger batch. `key` is one, or [B], one a row; or their raw data.
+
+    `batch` is a number, or a symbol in a program for any batch.
+    """
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
 
-def row_keys(key: Any, batch: int, slots: int) -> Key[Array, "B K"]:
+def row_keys(key: Any, batch: Any, slots: int) -> Key[Array, "B K"]:
     """A key for each sequence of each row; `key` as in `one_per_row`."""
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
     return fold(one_per_row(key, batch), jnp.arange(slots))
@@ -119,8 +122,8 @@ def pad_keys(key: Any, batch: int) -> Any:
     return pad_rows(data, batch)
 
 
-def uniform(keys: Key[Array, "*B"], step: Int[Array, "*#B"]) -> Float[Array, "*B"]:
-    """One number in [0, 1) from each key, others for other steps."""
+def uniform(keys: Key[Array, "*B"], step: Int[Array, "..."]) -> Float[Array, "*B"]:
+    """One number in [0, 1) from each key, others for other steps, which are broadcast to the keys."""
 
     def one(key: Array, step: Array) -> Array:
         return jax.random.uniform(jax.random.fold_in(key, step))

@@ -5,6 +5,8 @@ times what finding the ten largest costs, and much more where many are equal (be
 the largest of each block, and only the k best blocks are searched.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -16,12 +18,17 @@ MINUS_ZERO = TAKEN  # the bits of -0.0; adding 0.0 would do, but the compiler ta
 
 def top_k(values: Float[Array, "B N"], k: int) -> tuple[Float[Array, "B k"], Int[Array, "B k"]]:
     """Like `jax.lax.top_k` in everything, order of equal values (lowest place first) and -inf included."""
-    if jax.default_backend() != "cpu":
-        return jax.lax.top_k(values, k)
     size = values.shape[-1]
     if k > size:
         raise ValueError(f"top_k of {k} among {size} values: expected at most as many as there are")
-    keys = ordered(values)
+    # a program may be exported for other platforms than the one it is traced on
+    return jax.lax.platform_dependent(
+        values, cpu=partial(_by_blocks, k=k), default=lambda values: tuple(jax.lax.top_k(values, k))
+    )
+
+
+def _by_blocks(values: Float[Array, "B N"], k: int) -> tuple[Float[Array, "B k"], Int[Array, "B k"]]:
+    keys, size = ordered(values), values.shape[-1]
     blocks = -(-size // BLOCK)
     if blocks <= k:
         _, places = _largest(keys, k)
