@@ -16,6 +16,7 @@ from vitjax.models.config import ModelConfig
 from vitjax.nn import functional
 from vitjax.nn.functional import Tree
 from vitjax.parallel.paths import named_leaves
+from vitjax.weights.copies import WithoutCopies
 from vitjax.weights.families import FAMILIES, recognize
 from vitjax.weights.family import Family, Fields, Format
 from vitjax.weights.folder import open_tensors
@@ -67,7 +68,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     tensors = open_tensors(path)
     fields = read_json(path / "config.json") if (path / "config.json").exists() else {}
     family = recognize(fields, tensors.specs, str(path))
-    view = _WithoutPrefix(tensors, family.prefix)
+    view = WithoutCopies(_WithoutPrefix(tensors, family.prefix), family.copies(fields))
     config = _explained(path, lambda: family.read_config(fields, view.specs))
     params, stats, table = _matched(family, config)
     table.check(view.specs, family.ignored, str(path))

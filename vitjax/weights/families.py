@@ -1,12 +1,16 @@
 """Every family vitjax reads and writes, and how one is recognized."""
 
+from vitjax.weights.bart import BART, MBART
 from vitjax.weights.big_vision import BIG_VISION, VISION_TRANSFORMER
 from vitjax.weights.clip import CLIP
 from vitjax.weights.deit import DEIT
 from vitjax.weights.dinov2 import DINOV2, DINOV2_WITH_REGISTERS
 from vitjax.weights.family import Family, Fields, Specs
+from vitjax.weights.marian import MARIAN
 from vitjax.weights.siglip import SIGLIP
+from vitjax.weights.t5 import T5
 from vitjax.weights.timm_vit import TIMM_VIT
+from vitjax.weights.vision_encoder_decoder import VISION_ENCODER_DECODERS
 from vitjax.weights.vit import MAE, VIT
 
 FAMILIES: tuple[Family, ...] = (
@@ -20,6 +24,11 @@ FAMILIES: tuple[Family, ...] = (
     TIMM_VIT,
     VISION_TRANSFORMER,
     *BIG_VISION,
+    *VISION_ENCODER_DECODERS,
+    MARIAN,
+    T5,
+    BART,
+    MBART,
 )
 
 

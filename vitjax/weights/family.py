@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vitjax.models.config import ModelConfig
+from vitjax.models.decoder import DecoderConfig
 from vitjax.weights.table import Entry, Ignored
 from vitjax.weights.tensors import TensorSpec
 
@@ -28,6 +29,7 @@ class Family:
       prefix: what stands before the names of the base model, `vit.`. It is read with it or without, and written where
         one of `heads` is written too, or always if there are none.
       heads: beginnings of the names that never have the prefix.
+      copies: names under which files of a config hold an array again, and the name it has in the table.
       ignored: arrays that are left out.
     """
 
@@ -39,6 +41,24 @@ class Family:
     entries: Callable[[Any], Sequence[Entry]]
     prefix: str = ""
     heads: tuple[str, ...] = ()
+    copies: Callable[[Fields], Mapping[str, str]] = lambda fields: {}
+    ignored: tuple[Ignored, ...] = ()
+
+
+@dataclass(frozen=True)
+class TextDecoder:
+    """One architecture of the decoders that transformers puts behind an image encoder (`VisionEncoderDecoderModel`).
+
+    Attributes are those of `Family`, for the `decoder` in config.json and the arrays under `decoder.`; paths of ours
+    begin at the `TransformerDecoder`.
+    """
+
+    name: str
+    model_type: str
+    read_config: Callable[[Fields, Specs], DecoderConfig]
+    write_config: Callable[[DecoderConfig], dict[str, Any]]
+    entries: Callable[[DecoderConfig], Sequence[Entry]]
+    copies: Mapping[str, str]
     ignored: tuple[Ignored, ...] = ()
 
 

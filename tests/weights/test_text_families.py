@@ -1,0 +1,155 @@
+"""Families with text decoders: there and back, and what is refused. Their numbers are in test_golden.py."""
+
+import json
+import re
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.weights.golden_cases import WEIGHTS, case_names
+from vitjax.weights.bart import BART, MBART
+from vitjax.weights.checkpoint import Checkpoint, open_checkpoint, translate
+from vitjax.weights.families import recognize
+from vitjax.weights.family import Family
+from vitjax.weights.folder import open_tensors
+from vitjax.weights.gpt2 import GPT2
+from vitjax.weights.marian import MARIAN
+from vitjax.weights.t5 import T5
+from vitjax.weights.trocr import TROCR
+from vitjax.weights.vision_encoder_decoder import VISION_ENCODER_DECODERS
+
+CASES = [name for name in case_names() if (WEIGHTS / name / "generation_config.json").is_file()]
+NOT_YET = {"beit_trocr"}
+
+
+@cache
+def opened(name: str) -> Checkpoint:
+    return open_checkpoint(WEIGHTS / name)
+
+
+def fields_of(name: str, **changed: Any) -> dict[str, Any]:
+    return json.loads((WEIGHTS / name / "config.json").read_text()) | changed
+
+
+@pytest.mark.parametrize("name", sorted({*CASES} - NOT_YET))
+def test_there_and_back(name: str) -> None:
+    """Every array bit for bit, except what the family leaves out for a reason or what another one repeats."""
+    checkpoint = opened(name)
+    fields, written = translate(checkpoint.config, *checkpoint.read(), "hf")
+    theirs = open_tensors(WEIGHTS / name)
+    left_out = {*theirs.specs} - {*written.specs}
+    family, config = checkpoint.family, fields_of(name)
+    for array in left_out:
+        short = array.removeprefix(family.prefix)
+        original = family.copies(config).get(short)
+        assert original or any(re.fullmatch(each.pattern, short) for each in family.ignored), array
+        if original:
+            np.testing.assert_array_equal(theirs.read(array), theirs.read(original))
+    assert {*written.specs} <= {*theirs.specs}
+    for array, spec in written.specs.items():
+        assert spec.shape == theirs.specs[array].shape
+        np.testing.assert_array_equal(written.read(array), theirs.read(array))
+    # and what is written says of itself what it is
+    assert recognize(fields, written.specs, "written").format == "hf"
+    same = {
+        "vocab_size",
+        "d_model",
+        "feed_forward_proj",
+        "scale_embedding",
+        "share_encoder_decoder_embeddings",
+    }
+    assert {k: fields[k] for k in same & {*fields}} == {k: config[k] for k in same & {*fields}}
+
+
+def config_of(family: Family, name: str, without: str = "", **changed: Any) -> Any:
+    """The model that a golden folder would be with another config.json, or without some arrays."""
+    specs = {
+        array.removeprefix(family.prefix): spec
+        for array, spec in open_tensors(WEIGHTS / name).specs.items()
+        if not without or not re.search(without, array)
+    }
+    return family.read_config(fields_of(name, **changed), specs)
+
+
+def test_t5_scales_its_scores_where_the_config_says_so_and_else_where_they_are_tied() -> None:
+    for scaled in (True, False):
+        config = config_of(T5, "t5", tie_word_embeddings=True, scale_decoder_outputs=scaled)
+        assert config.decoder.scale_head is scaled and config.decoder.tie_embeddings
+    assert not config_of(T5, "t5_v1_1").decoder.scale_head  # says tie_word_embeddings=False and nothing else
+    assert not config_of(T5, "t5_v1_1").decoder.tie_embeddings
+    assert config_of(T5, "t5_v1_1", without="lm_head").decoder.tie_embeddings
+    old = {
+        name: value for name, value in fields_of("t5").items() if "scale" not in name and "tie" not in name
+    }
+    assert T5.read_config(old, {}).decoder.scale_head
+
+
+def test_t5_of_another_feed_forward_is_refused() -> None:
+    with pytest.raises(ValueError, match="feed_forward_proj is 'gated-tanh': expected one of relu"):
+        config_of(T5, "t5", feed_forward_proj="gated-tanh")
+
+
+def test_a_decoder_as_deep_as_the_encoder_unless_told() -> None:
+    assert config_of(T5, "t5_v1_1", num_decoder_layers=None).decoder.transformer.depth == 2
+
+
+def test_bart_without_the_bias_of_its_scores_is_a_base_model() -> None:
+    config = config_of(BART, "bart", without="final_logits_bias")
+    assert not config.decoder.biases_head and config_of(BART, "bart").decoder.biases_head
+    assert "final_logits_bias" not in [entry.theirs for entry in BART.entries(config)]
+
+
+def test_marian_with_trained_positions_is_refused() -> None:
+    with pytest.raises(ValueError, match="static_position_embeddings is False: only True is supported"):
+        config_of(MARIAN, "marian", static_position_embeddings=False)
+
+
+def test_gpt2_that_divides_scores_by_the_layer_is_refused() -> None:
+    with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx is True"):
+        GPT2.read_config({"scale_attn_by_inverse_layer_idx": True}, {})
+
+
+def test_sinusoids_are_counted_from_behind_the_padding_token() -> None:
+    config = TROCR.read_config({"use_learned_position_embeddings": False, "pad_token_id": 5}, {})
+    assert (config.position_offset, config.padding_token, config.sinusoid) == (6, 5, "halves_inclusive")
+    assert TROCR.write_config(config)["pad_token_id"] == 5
+
+
+def test_an_unknown_half_is_named() -> None:
+    fields = fields_of("vit_gpt2")
+    (family,) = (each for each in VISION_ENCODER_DECODERS if each.recognizes(fields, {}))
+    with pytest.raises(ValueError, match="its encoder is a 'swin': there are ViT, DeiT"):
+        family.read_config(fields | {"encoder": {"model_type": "swin"}}, {})
+    with pytest.raises(ValueError, match="decoder is None: expected the config of a model"):
+        family.recognizes(fields | {"decoder": None}, {})
+    with pytest.raises(ValueError, match="which vitjax does not read"):
+        recognize(fields | {"decoder": {"model_type": "opt"}}, {}, "folder")
+
+
+def test_widths_that_differ_need_a_layer_between_or_trocr() -> None:
+    config = opened("trocr_handwritten").config
+    fields, _ = translate(config, *opened("trocr_handwritten").read(), "hf")
+    assert (
+        fields["decoder"]["model_type"] == "trocr" and fields["decoder"]["cross_attention_hidden_size"] == 24
+    )
+    bart = next(each for each in VISION_ENCODER_DECODERS if each.name.endswith(" BART"))
+    with pytest.raises(ValueError, match="BART needs project_context for 24 -> 30 features"):
+        bart.write_config(config)
+
+
+@pytest.mark.parametrize("family", [BART, MBART, MARIAN, T5, *VISION_ENCODER_DECODERS])
+def test_a_classifier_is_none_of_them(family: Family) -> None:
+    with pytest.raises(ValueError, match="text"):
+        family.write_config(opened("vit_hf").config)
+
+
+def test_the_table_of_another_vocabulary_is_named(tmp_path) -> None:
+    for file in (WEIGHTS / "t5").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(fields_of("t5", vocab_size=50)))
+    with pytest.raises(
+        ValueError, match=r"model.safetensors: shared.weight is float32\[60, 24\]: expected \[50, 24\]"
+    ):
+        open_checkpoint(tmp_path)
