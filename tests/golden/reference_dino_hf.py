@@ -64,7 +64,7 @@ def dinov2_registers_hf(folder: Path, seed: int, sizes: Sizes):
 @case(seed=64)
 def dinov2_giant_hf(folder: Path, seed: int, sizes: Sizes):
     """SwiGLU, of two thirds of the width, rounded up to a multiple of eight."""
-    model = randomise(Dinov2Model(Dinov2Config(**dinov2_fields(sizes, use_swiglu_ffn=True))), seed)
+    model = randomise(Dinov2Model(Dinov2Config(**dinov2_fields(sizes, use_swiglu_ffn=True))), seed, gain=0.8)
     model = saved(model, folder, dinov2_processor(sizes))
     return both_sizes(model, seed, sizes), facts(model)
 

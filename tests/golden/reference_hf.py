@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 from transformers.models.trocr.modeling_trocr import TrOCRSinusoidalPositionalEmbedding
@@ -34,11 +35,19 @@ def labels(count: int) -> dict:
     return {"id2label": names, "label2id": {name: number for number, name in names.items()}}
 
 
-def saved(model, folder: Path, processor: dict | None = None, rewrite: Callable[[Path], None] | None = None):
-    """Saves a model, and loads what users would.
+def saved(
+    model,
+    folder: Path,
+    processor: dict | None = None,
+    rewrite: Callable[[Path], None] | None = None,
+    half: bool = False,
+):
+    """Saves a model, in float16 if `half`, and loads what users would, in float32.
 
     `rewrite(folder)` makes of what this version of transformers saves what is published, or what older ones saved.
     """
+    if half:
+        model.half()
     model.save_pretrained(folder)
     if processor:
         (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
@@ -46,7 +55,7 @@ def saved(model, folder: Path, processor: dict | None = None, rewrite: Callable[
         rewrite(folder)
     if any(isinstance(module, TrOCRSinusoidalPositionalEmbedding) for module in model.modules()):
         return model  # which transformers 5.23 saves but cannot load: its sinusoids stay without data
-    return type(model).from_pretrained(folder, attn_implementation="eager").eval()
+    return type(model).from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
 
 
 def processor(kind: str, side: int, /, **options) -> dict:
@@ -63,14 +72,23 @@ def processor(kind: str, side: int, /, **options) -> dict:
 
 
 def outputs(model, images, prefix: str = "", backbone=None, **options) -> dict:
-    """What a transformers model computes from images [B, H, W, 3], under `prefix`; `backbone` is a classifier's own."""
+    """What a transformers model computes from images [B, H, W, 3], under `prefix`; `backbone` is a classifier's own.
+
+    `pooled` is what a classifier reads, where its backbone pools at all.
+    """
     given = {"pixel_values": to_torch(images), **options}
     features = (backbone or model)(**given)
     found = {"pixels": images, "tokens": features.last_hidden_state}
-    if getattr(features, "pooler_output", None) is not None:
-        found["pooled"] = features.pooler_output
+    pooled = getattr(features, "pooler_output", None)
     if backbone:
+        read = []
+        head = getattr(model, "cls_classifier", None) or model.classifier
+        hook = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
         found["logits"] = model(**given).logits
+        hook.remove()
+        pooled = None if pooled is None else read[0]
+    if pooled is not None:
+        found["pooled"] = pooled
     return {prefix + name: value for name, value in found.items()}
 
 

@@ -90,7 +90,7 @@ def trocr_handwritten(folder: Path, seed: int, sizes: Sizes):
     wider = {"d_model": sizes.width + 2 * sizes.heads, "cross_attention_hidden_size": sizes.width}
     text = TrOCRConfig(**bart_like(sizes) | wider)
     preprocess(folder, sizes)
-    return image_to_text(vision, text, folder, seed, sizes, BART_TOKENS | {"max_length": 20})
+    return image_to_text(vision, text, folder, seed, sizes, BART_TOKENS | {"max_length": 20}, half=True)
 
 
 @case(seed=315, layers=1)
@@ -108,7 +108,14 @@ def trocr_small(folder: Path, seed: int, sizes: Sizes):
     )
     preprocess(folder, sizes, "DeiTImageProcessor")
     return image_to_text(
-        vision, text, folder, seed, sizes, BART_TOKENS | {"max_length": 20, "num_beams": 4}, resized=True
+        vision,
+        text,
+        folder,
+        seed,
+        sizes,
+        BART_TOKENS | {"max_length": 20, "num_beams": 4},
+        resized=True,
+        half=True,
     )
 
 
@@ -118,7 +125,7 @@ def beit_trocr(folder: Path, seed: int, sizes: Sizes):
     vision = BeitConfig(**vision_encoder(sizes, use_relative_position_bias=True, layer_scale_init_value=0.1))
     text = TrOCRConfig(**bart_like(sizes, cross_attention_hidden_size=sizes.width))
     preprocess(folder, sizes, "BeitImageProcessor")
-    return image_to_text(vision, text, folder, seed, sizes, BART_TOKENS | {"max_length": 20})
+    return image_to_text(vision, text, folder, seed, sizes, BART_TOKENS | {"max_length": 20}, half=True)
 
 
 @case(seed=402)
@@ -142,7 +149,7 @@ def vit_gpt2(folder: Path, seed: int, sizes: Sizes):
     own |= {"max_length": 16, "num_beams": 4}
     vision = ViTConfig(**vision_encoder(sizes))
     return image_to_text(
-        vision, text, folder, seed, sizes, own, rewrite=lambda folder: add_masks(folder, sizes)
+        vision, text, folder, seed, sizes, own, half=True, rewrite=lambda folder: add_masks(folder, sizes)
     )
 
 
@@ -166,7 +173,7 @@ def deit_bert(folder: Path, seed: int, sizes: Sizes):
     text = BertConfig(**bert_like(sizes, pad_token_id=0) | wider)
     preprocess(folder, sizes, "DeiTImageProcessor")
     vision = DeiTConfig(**vision_encoder(sizes))
-    return image_to_text(vision, text, folder, seed, sizes, own, rewrite=add_tied)
+    return image_to_text(vision, text, folder, seed, sizes, own, half=True, rewrite=add_tied)
 
 
 def add_tied(folder: Path) -> None:
@@ -194,6 +201,7 @@ def vit_roberta(folder: Path, seed: int, sizes: Sizes):
         seed,
         sizes,
         own | {"max_length": 18, "no_repeat_ngram_size": 2},
+        half=True,
     )
 
 
@@ -209,7 +217,7 @@ def vit_mbart(folder: Path, seed: int, sizes: Sizes):
     text = MBartConfig(**bart_like(sizes, scale_embedding=True, add_final_layer_norm=True))
     preprocess(folder, sizes)
     return image_to_text(
-        ViTConfig(**vision_encoder(sizes)), text, folder, seed, sizes, own, gain=2.0, embedding=0.3
+        ViTConfig(**vision_encoder(sizes)), text, folder, seed, sizes, own, half=True, gain=2.0, embedding=0.3
     )
 
 
@@ -219,4 +227,4 @@ def vit_bart(folder: Path, seed: int, sizes: Sizes):
     text = BartConfig(**bart_like(sizes))
     preprocess(folder, sizes)
     own = BART_TOKENS | {"forced_bos_token_id": 0, "max_length": 18, "num_beams": 4}
-    return image_to_text(ViTConfig(**vision_encoder(sizes)), text, folder, seed, sizes, own)
+    return image_to_text(ViTConfig(**vision_encoder(sizes)), text, folder, seed, sizes, own, half=True)

@@ -23,11 +23,20 @@ GENERATE = {
 
 
 def image_to_text(
-    encoder, decoder, folder: Path, seed: int, sizes: Sizes, own: dict, resized=False, rewrite=None, **scale
+    encoder,
+    decoder,
+    folder: Path,
+    seed: int,
+    sizes: Sizes,
+    own: dict,
+    resized=False,
+    rewrite=None,
+    half=False,
+    **scale,
 ):
     """The case of a VisionEncoderDecoderModel of these two configs; `own` is its generation config.
 
-    `resized`: also at another size of image; `rewrite`, `scale`: see `text_to_text`.
+    `resized`: also at another size of image; `rewrite`, `half`, `scale`: see `text_to_text`.
     """
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     config.pad_token_id = own["pad_token_id"]
@@ -35,7 +44,7 @@ def image_to_text(
     model = VisionEncoderDecoderModel(config)
     model.set_attn_implementation("eager")
     decide(model, seed, own, **scale)
-    model = saved(model, folder, rewrite=rewrite)
+    model = saved(model, folder, rewrite=rewrite, half=half)
     images = pixels(seed, sizes.image, sizes.image, ROWS)
     arrays, facts = outputs(model, {"pixel_values": to_torch(images)}, seed, sizes)
     arrays["pixels"] = images
@@ -47,14 +56,14 @@ def image_to_text(
     return arrays, facts
 
 
-def text_to_text(model, folder: Path, seed: int, sizes: Sizes, own: dict, rewrite=None, **scale):
+def text_to_text(model, folder: Path, seed: int, sizes: Sizes, own: dict, rewrite=None, half=False, **scale):
     """The case of an encoder-decoder of texts; rows of the source have different lengths, padded at the end.
 
-    `rewrite`: see `saved`; `scale`: options of `randomise`.
+    `rewrite`, `half`: see `saved`; `scale`: options of `randomise`.
     """
     model.set_attn_implementation("eager")
     decide(model, seed, own, **scale)
-    model = saved(model, folder, rewrite=rewrite)
+    model = saved(model, folder, rewrite=rewrite, half=half)
     lengths = np.asarray([SOURCE, SOURCE - 4, SOURCE - 1])
     mask = np.arange(SOURCE) < lengths[:, None]
     source = np.where(mask, ordinary_tokens(seed, own, sizes, SOURCE), own["pad_token_id"]).astype(np.int32)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file
 from transformers import (
     BartConfig,
@@ -39,7 +40,7 @@ def bart_like(sizes: Sizes, **options) -> dict:
     }
 
 
-def marian_like(folder: Path, seed: int, sizes: Sizes, rewrite=None, **options):
+def marian_like(folder: Path, seed: int, sizes: Sizes, rewrite=None, half=False, **options):
     pad = sizes.vocabulary - 1
     own = {
         "bos_token_id": 0,
@@ -54,18 +55,18 @@ def marian_like(folder: Path, seed: int, sizes: Sizes, rewrite=None, **options):
     ids = {name: value for name, value in own.items() if name.endswith("token_id") and "forced" not in name}
     config = MarianConfig(**bart_like(sizes, scale_embedding=True, **ids) | options)
     scale = {"keep": "embed_positions", "embedding": 0.3}  # the positions are sinusoids
-    return text_to_text(MarianMTModel(config), folder, seed, sizes, own, rewrite, **scale)
+    return text_to_text(MarianMTModel(config), folder, seed, sizes, own, rewrite, half, **scale)
 
 
 @case(seed=302)
 def marian(folder: Path, seed: int, sizes: Sizes):
     """Helsinki-NLP/opus-mt-*: the original Transformer, Swish, one vocabulary, a bias of its own for each token."""
-    return marian_like(folder, seed, sizes, add_sinusoids, activation_function="swish")
+    return marian_like(folder, seed, sizes, add_sinusoids, half=True, activation_function="swish")
 
 
 def add_sinusoids(folder: Path) -> None:
     """Which version 4 saved, and version 5 makes."""
-    model = MarianMTModel.from_pretrained(folder).model
+    model = MarianMTModel.from_pretrained(folder, dtype=torch.float32).model
     sides = {"encoder": model.encoder, "decoder": model.decoder}
     tables = {
         f"model.{name}.embed_positions.weight": side.embed_positions.weight for name, side in sides.items()
@@ -86,7 +87,7 @@ def marian_separate(folder: Path, seed: int, sizes: Sizes):
     )
 
 
-def t5_like(folder: Path, seed: int, sizes: Sizes, rewrite=None, **options):
+def t5_like(folder: Path, seed: int, sizes: Sizes, rewrite=None, half=False, **options):
     own = {"pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 1, "max_length": 20}
     config = T5Config(
         vocab_size=sizes.vocabulary,
@@ -102,7 +103,9 @@ def t5_like(folder: Path, seed: int, sizes: Sizes, rewrite=None, **options):
         eos_token_id=1,
         **options,
     )
-    return text_to_text(T5ForConditionalGeneration(config), folder, seed, sizes, own, rewrite, embedding=1.5)
+    return text_to_text(
+        T5ForConditionalGeneration(config), folder, seed, sizes, own, rewrite, half, embedding=1.5
+    )
 
 
 @case(seed=399)
@@ -111,7 +114,7 @@ def t5(folder: Path, seed: int, sizes: Sizes):
     shape = (8, sizes.heads)
     name = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
     return t5_like(
-        folder, seed, sizes, lambda folder: add_tensors(folder, {name: np.ones(shape, np.float32)})
+        folder, seed, sizes, lambda folder: add_tensors(folder, {name: np.ones(shape, np.float16)}), half=True
     )
 
 
@@ -157,7 +160,7 @@ def bart(folder: Path, seed: int, sizes: Sizes):
         "num_beams": 4,
     }
     return text_to_text(
-        BartForConditionalGeneration(BartConfig(**bart_like(sizes))), folder, seed, sizes, own
+        BartForConditionalGeneration(BartConfig(**bart_like(sizes))), folder, seed, sizes, own, half=True
     )
 
 

@@ -12,12 +12,6 @@ NOT_YET = {
     "beit_hf_shared",
     "beit_timm",
     "beit_trocr",
-    "clip_hf",
-    "clip_hf_full",
-    "dinov2_giant_hf",
-    "dinov2_hf",
-    "dinov2_hf_classifier",
-    "dinov2_registers_hf",
     "dinov3_gated_hf",
     "dinov3_gated_timm",
     "dinov3_hf",
@@ -27,8 +21,6 @@ NOT_YET = {
     "resnet_timm",
     "resnet_timm_basic",
     "siglip2_naflex_hf",
-    "siglip_hf",
-    "siglip_hf_full",
 }
 
 # Compiles in a third of the time; `make parity` measures the program as users run it.
