@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,17 @@ from vitjax.models.config import ModelConfig
 from vitjax.nn import functional
 from vitjax.nn.functional import Tree
 from vitjax.parallel.paths import named_leaves
+from vitjax.weights.config_types import require_types
 from vitjax.weights.copies import WithoutCopies
 from vitjax.weights.families import FAMILIES, recognize
 from vitjax.weights.family import Family, Fields, Format
 from vitjax.weights.folder import open_tensors
+from vitjax.weights.stored import file_status, one_line
 from vitjax.weights.table import Table
 from vitjax.weights.tensors import Tensors, TensorSpec
 from vitjax.weights.writing import Storable
+
+MAX_JSON_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     tensors = open_tensors(path)
     fields = read_json(path / "config.json") if (path / "config.json").exists() else {}
-    family = recognize(fields, tensors.specs, str(path))
-    view = WithoutCopies(_WithoutPrefix(tensors, family.prefix), family.copies(fields))
-    config = _explained(path, lambda: family.read_config(fields, view.specs))
-    params, stats, table = _matched(family, config)
+    with _explained(path):
+        family = recognize(fields, tensors.specs, str(path))
+        view = WithoutCopies(_WithoutPrefix(tensors, family.prefix), family.copies(fields))
+        config = family.read_config(fields, view.specs)
+        require_types(config)
+        params, stats, table = _matched(family, config)
     table.check(view.specs, family.ignored, str(path))
     return Checkpoint(path, family, fields, config, view, table, params, stats)
 
@@ -108,23 +115,26 @@ def translate(
 def read_json(path: Path) -> dict[str, Any]:
     """An object out of a JSON file; ValueError, one line, if it is missing or something else."""
     try:
+        if file_status(path).st_size > MAX_JSON_BYTES:
+            raise ValueError(f"larger than {MAX_JSON_BYTES} bytes")
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: it says which model the weights are of") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {one_line(error)}") from None
     if not isinstance(fields, dict):
         raise ValueError(f"{path} holds a {type(fields).__name__}: expected an object")
     return fields
 
 
-def _explained(path: Path, read: Callable[[], ModelConfig]) -> ModelConfig:
-    """A config with types where numbers should be is a ValueError too, not a traceback."""
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """A config.json with texts or lists where numbers should be is a ValueError too, not a traceback."""
     try:
-        return read()
-    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path}: {reason}") from None
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
+        raise ValueError(reason if reason.startswith(str(path)) else f"{path}: {reason}") from None
 
 
 def _matched(family: Family, config: ModelConfig) -> tuple[Tree, Tree, Table]:

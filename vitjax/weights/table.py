@@ -12,6 +12,7 @@ from vitjax.nn.functional import Tree
 from vitjax.parallel.paths import named_leaves
 from vitjax.parallel.sharding import shardings
 from vitjax.weights.layout import Index, Layout, parse_layout
+from vitjax.weights.stored import MAX_TENSORS
 from vitjax.weights.tensors import Tensors, TensorSpec
 
 LAYER = "{layer}"
@@ -96,6 +97,8 @@ class Table:
                 raise ValueError(f"{entry.theirs} is for {path}, which is {why}")
             full = tuple(arrays[path].shape)
             depth, shape = (full[0], full[1:]) if stacked else (1, full)
+            if depth > MAX_TENSORS:
+                raise ValueError(f"{depth} layers: expected at most {MAX_TENSORS}")
             layout = parse_layout(entry.layout, len(shape))
             theirs = layout.their_shape(shape)
             names = tuple(entry.theirs.replace(LAYER, str(layer)) for layer in range(depth))
