@@ -63,7 +63,7 @@ def processed(
     scores[np.isin(np.arange(len(scores)), config.suppress_tokens)] = -np.inf
     if length == prompt_length + (prompt_length == 1 and config.forced_bos_token_id is not None):
         scores[list(config.begin_suppress_tokens)] = -np.inf
-    return scores
+    return log_softmax(scores) if config.renormalize_logits and scores.max() > -np.inf else scores
 
 
 def greedy(

@@ -99,10 +99,11 @@ def test_covers_every_option():
     assert sum(len(each["cases"]) for each in sets) >= 500
     for name in (
         "repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "forced_bos_token_id",
-        "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
+        "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "renormalize_logits",
     ):  # fmt: skip
         beams = [each["options"]["num_beams"] for each in sets if name in each["options"]]
-        assert sum(k > 1 for k in beams) >= 3 and 1 in beams, name
+        assert sum(k > 1 for k in beams) >= 3, name
+        assert 1 in beams or name == "renormalize_logits", name  # which changes no order of one row's tokens
     lengths = {len(case["prompt"][0]) for each in sets for case in each["cases"]}
     assert {1, 2, 3, 9} <= lengths  # 9 shares its program with 10
     asked = {name for each in sets for case in each["cases"] for name in case["lengths"]}

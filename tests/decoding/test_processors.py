@@ -22,6 +22,7 @@ RULES = {
     "bad words": {"bad_words_ids": [[5], [3], [0, 1], [1, 1, 2], [4, 3], [2, 2, 2, 2], [1] * 30], "eos_token_id": 3},
     "suppressed": {"suppress_tokens": [1, 4, 99], "begin_suppress_tokens": [2]},
     "forced": {"forced_bos_token_id": 1, "forced_eos_token_id": [2, 3], "begin_suppress_tokens": [5]},
+    "renormalized": {"renormalize_logits": True, "bad_words_ids": [[5], [0, 1]], "no_repeat_ngram_size": 1},
     "all": {
         "repetition_penalty": 2.0,
         "no_repeat_ngram_size": 2,

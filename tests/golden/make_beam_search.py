@@ -18,7 +18,8 @@ from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 STATES = 4093
-SETS = 30  # of options that a program is compiled for; what varies within one may not need another
+SETS = 33  # of options that a program is compiled for; what varies within one may not need another
+RENORMALIZED = range(30, 33)
 CASES = 17  # of each set: tables, prompts, lengths
 ROWS = 4
 START = 1
@@ -116,6 +117,8 @@ def draw_options(random, number):
         by_turns = (number // 6 + i) % 2 == 0  # the few greedy sets
         if by_turns if options["num_beams"] == 1 else random.random() < 0.35:
             options[name] = draw()
+    if number in RENORMALIZED:
+        options |= {"renormalize_logits": True, "bad_words_ids": [[token] for token in some(3)]}
     return vocabulary, lengths, {name: value for name, value in options.items() if value is not None}
 
 

@@ -89,6 +89,7 @@ class GenerationConfig:
       suppress_tokens: ids that are impossible.
       begin_suppress_tokens: ids impossible as the first new token (the one after `forced_bos_token_id`, where that is
         forced).
+      renormalize_logits: what the rules above leave of a distribution is made one again before hypotheses are compared.
       num_beam_groups: diverse beam search (Vijayakumar et al. 2016): the beams are searched in this many equal groups,
         one after the other at each token; the best of all groups are returned.
       diversity_penalty: with groups, a token's score is lowered by this for each beam of an earlier group that has just
@@ -126,6 +127,7 @@ class GenerationConfig:
     bad_words_ids: tuple[Ids, ...] | list[list[int]] | None = None
     suppress_tokens: Ids | None = None
     begin_suppress_tokens: Ids | None = None
+    renormalize_logits: bool = False
     num_beam_groups: int = 1
     diversity_penalty: float = 0.0
     rules: RuleSet = "transformers"

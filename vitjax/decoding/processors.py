@@ -26,8 +26,9 @@ def process(
 ) -> Float[Array, "B K V"]:
     """Apply the config's rules, in transformers' order, for the token at column `length` of `tokens`.
 
-    Forbidden tokens become -inf and a forced one 0; nothing is renormalised. Beam search passes log-probabilities,
-    greedy decoding and sampling logits (transformers 5, `generation/logits_process.py`).
+    Forbidden tokens become -inf and a forced one 0; nothing is renormalised unless `renormalize_logits` asks. Beam
+    search passes log-probabilities, greedy decoding and sampling logits (transformers 5,
+    `generation/logits_process.py`).
 
     Args:
       tokens: what was written so far; columns from `length` on are filler, the first `limits.padding` hold -1.
@@ -71,6 +72,9 @@ def process(
         forced = (limits.prompt - limits.padding == 1) & (forced_bos is not None)
         begins = length == limits.prompt + jnp.where(forced, 1, 0)
         scores = jnp.where(_mask(config.begin_suppress_tokens, vocabulary) & begins, -jnp.inf, scores)
+    if config.renormalize_logits:
+        possible = jnp.any(scores > -jnp.inf, axis=-1, keepdims=True)
+        scores = jnp.where(possible, jax.nn.log_softmax(scores), scores)
     return scores
 
 
