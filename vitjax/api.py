@@ -43,8 +43,7 @@ def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
       FileNotFoundError: there is nothing at the path, or the run has no good checkpoint.
     """
     path = local_path(path)
-    config = path / "config.json"
-    if config.is_file() and is_saved(read_json(config)):
+    if is_saved(path):
         return read_saved(path, mesh)
     if is_run(path):
         return _load_run(path, mesh)

@@ -1,4 +1,4 @@
-"""The `vitjax` command: train, evaluate, decode, export, inspect, plan.
+"""The `vitjax` command: train, evaluate, decode, convert, export, inspect, plan.
 
 Bad input ends with one line on standard error and a non-zero exit code; a traceback is a bug of ours.
 """
@@ -12,8 +12,9 @@ COMMANDS = {
     "train": "train a model as a config file says",
     "evaluate": "score a run on its held-out data",
     "decode": "write what a run reads in image files or text",
+    "convert": "write a model in another format",
     "export": "write a model as a program that needs jax alone",
-    "inspect": "show what a run is made of",
+    "inspect": "show what a run or a checkpoint is made of",
     "plan": "compile a config ahead of time: memory, FLOPs, sharding",
 }
 EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError)

@@ -5,7 +5,6 @@ A folder of ours is `config.json` (model, preprocessing, generation), the tokeni
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +24,7 @@ from vitjax.parallel.sharding import shardings
 from vitjax.training import checkpoints
 from vitjax.training.config import parse
 from vitjax.training.tokenizer_file import load_tokenizer, save_tokenizer
-from vitjax.weights.checkpoint import translate
+from vitjax.weights.checkpoint import read_json, translate
 from vitjax.weights.folder import open_tensors, write_tensors
 from vitjax.weights.npz_file import write_npz
 from vitjax.weights.preprocessing import timm_fields, write_preprocessing
@@ -118,15 +117,20 @@ def _save_own(model: Model, directory: Path, format: Literal["safetensors", "orb
     (directory / "config.json").write_bytes(_ADAPTER.dump_json(config, indent=2) + b"\n")
 
 
-def is_saved(fields: Mapping[str, object]) -> bool:
-    """Whether a config.json is that of a folder of ours."""
-    return "vitjax" in fields
+def is_saved(path: Path) -> bool:
+    """Whether a path is a folder of ours."""
+    return (path / "config.json").is_file() and "vitjax" in read_json(path / "config.json")
+
+
+def read_config(directory: Path) -> SavedConfig:
+    """`config.json` of a folder of ours; ValueError if it is not as it was written."""
+    file = directory / "config.json"
+    return parse(_ADAPTER, file.read_text(encoding="utf-8"), str(file))
 
 
 def read_saved(directory: Path, mesh: Mesh | None = None) -> Model:
     """A model out of a folder of ours; arguments and errors as in `vitjax.load`."""
-    file = directory / "config.json"
-    config = parse(_ADAPTER, file.read_text(encoding="utf-8"), str(file))
+    config = read_config(directory)
     _, params, stats = functional.abstract(lambda rngs: config.model.build(rngs=rngs))
     arrays = _read_arrays(directory, {"params": params, "stats": stats}, mesh)
     return Model(

@@ -1,6 +1,7 @@
 """What `evaluate`, `decode` and `inspect` say of a directory that is no run, or one that was changed."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -34,9 +35,7 @@ def change_config(run: Path, change) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_such_run(refusal, command, arguments, tmp_path):
     line = refusal(command, tmp_path / "nothing", *arguments[command])
-    expected = {"decode": "is not there, nor is it a hub id"}.get(
-        command, "is not a run of vitjax train: it has no config.json"
-    )
+    expected = "is not a run of vitjax train" if command == "evaluate" else "is not there, nor is it a hub id"
     assert f"{tmp_path}/nothing" in line and expected in line
 
 
@@ -50,15 +49,15 @@ def test_no_checkpoint(refusal, command, arguments, changed):
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (b"{", "config.json: the file: Invalid JSON"),
-        (b"\xff\xfe\x00", "config.json: the file: Invalid JSON"),
-        (b"[]", "config.json: the file: Input should be"),
-        (b"{}", "config.json: name: "),
+        (b"{", r"config.json(: the file: Invalid JSON| is not JSON: )"),
+        (b"\xff\xfe\x00", r"config.json(: the file: Invalid JSON| is not JSON: )"),
+        (b"[]", r"config.json(: the file: Input should be| holds a list: expected an object)"),
+        (b"{}", r"config.json: name: "),
     ],
 )
 def test_broken_config(refusal, command, arguments, changed, content, line):
     (changed / "config.json").write_bytes(content)
-    assert line in refusal(command, changed, *arguments[command])
+    assert re.search(line, refusal(command, changed, *arguments[command]))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
