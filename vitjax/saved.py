@@ -26,6 +26,7 @@ from vitjax.training.config import parse
 from vitjax.training.tokenizer_file import load_tokenizer, save_tokenizer
 from vitjax.weights.checkpoint import read_json, translate
 from vitjax.weights.folder import open_tensors, write_tensors
+from vitjax.weights.generation import TOKEN_IDS, write_generation
 from vitjax.weights.npz_file import write_npz
 from vitjax.weights.preprocessing import timm_fields, write_preprocessing
 from vitjax.weights.table import Entry, Table
@@ -74,6 +75,7 @@ def save(model: Model, directory: str | Path, *, format: SavedFormat = "safetens
         _save_own(model, directory, format)
         return ()
     family, fields, arrays = translate(model.config, model.params, model.stats, format, prefer=model.family)
+    generation = write_generation(model.generation) if model.writes else {}
     directory.mkdir(parents=True, exist_ok=True)
     if format == "npz":
         write_npz(directory / "model.npz", arrays)
@@ -82,8 +84,15 @@ def save(model: Model, directory: str | Path, *, format: SavedFormat = "safetens
     more, notes = _preprocessing(model.preprocess, directory, format)
     if model.tokenizer is not None:
         save_tokenizer(directory, model.tokenizer)
-    (directory / "config.json").write_text(json.dumps({**fields, **more}, indent=2) + "\n", encoding="utf-8")
+    if model.writes:
+        _write_json(directory / "generation_config.json", generation)
+        more |= {name: generation[name] for name in TOKEN_IDS if name in generation}
+    _write_json(directory / "config.json", {**fields, **more})
     return notes
+
+
+def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
 def _preprocessing(

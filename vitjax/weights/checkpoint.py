@@ -53,6 +53,8 @@ class Checkpoint:
         short = name.removeprefix(self.family.prefix)
         if short in self.table.expected:
             return None
+        if short in (copies := self.family.copies(self.fields)):
+            return f"repeats {copies[short]}"
         return next(each.reason for each in self.family.ignored if re.fullmatch(each.pattern, short))
 
     def read(self, mesh: Mesh | None = None) -> tuple[Tree, Tree]:

@@ -14,7 +14,7 @@ FILE = "generation_config.json"
 _OPTIONS = {field.name: field for field in fields(GenerationConfig)}
 _ADAPTER = TypeAdapter(GenerationConfig)
 _OURS = ("rules", "cache_dtype")  # transformers knows nothing of them
-_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 # What changes the tokens that transformers writes and is not here, with the values that switch it off.
 _LACKING: dict[str, tuple[Any, ...]] = {
     "constraints": (),
@@ -67,7 +67,7 @@ class SpecialIds(NamedTuple):
 def read_ids(folder: str | Path) -> SpecialIds:
     """The special tokens that `read_generation` goes by. Raises ValueError as it does, for these alone."""
     path, found = _read(Path(folder))
-    config = _config(path, {name: found[name] for name in _IDS if found.get(name) is not None})
+    config = _config(path, {name: found[name] for name in TOKEN_IDS if found.get(name) is not None})
     start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
     return SpecialIds(start, config.stop_ids, config.pad_token_id)
 
