@@ -5,6 +5,7 @@ A folder of ours is `config.json` (model, preprocessing, generation), the tokeni
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
