@@ -139,11 +139,18 @@ def test_images_of_any_sizes_are_brought_to_the_models_once(runs):
     close(model.logits(images), model.logits(cut.normalize(sized)))
 
 
-def test_images_that_keep_their_aspect_come_in_one_size(runs):
-    model = vitjax.load(runs("classifier").directory)
-    patches = dataclasses.replace(model.preprocess, resize="patches", patch_size=2, max_patches=16)
-    model = dataclasses.replace(model, preprocess=patches)
-    wide, tall = np.zeros((9, 25, 1), np.uint8), np.zeros((25, 9, 1), np.uint8)
+def test_images_that_keep_their_aspect(runs):
+    def keeps_aspect(name):
+        model = vitjax.load(runs(name).directory)
+        patches = dataclasses.replace(model.preprocess, resize="patches", patch_size=2, max_patches=16)
+        return dataclasses.replace(model, preprocess=patches)
+
+    draw = np.random.default_rng(0)
+    wide, tall = (draw.integers(0, 256, shape, np.uint8) for shape in ((9, 25, 1), (25, 9, 1)))
+    transformer = keeps_aspect("classifier")
+    alone = [transformer.logits([image])[0] for image in (wide, tall)]
+    close(transformer.logits([wide, tall]), np.stack(alone))  # of two sizes: packed
+    model = keeps_aspect("residual")
     assert model.logits([wide, wide]).shape == (2, 10)
     with pytest.raises(
         ValueError, match=r"come out in 2 sizes, \(4, 12\), \(12, 4\): give it images of one size"

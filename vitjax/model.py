@@ -27,8 +27,9 @@ from vitjax.decoding.spread import place_params
 from vitjax.decoding.stream import stream
 from vitjax.decoding.transcript import told
 from vitjax.models.config import CLASSIFIERS, ModelConfig, image_encoder, reads_images
-from vitjax.models.vit import Features
+from vitjax.models.vit import Features, VisionTransformerConfig
 from vitjax.nn import functional
+from vitjax.nn.embeddings import PackedPatches
 from vitjax.nn.functional import Tree, merge
 from vitjax.parallel.paths import named_leaves
 
@@ -81,7 +82,11 @@ class Model:
         return _token_logits(self.definition, self.params, self.stats, source, decoder_tokens, source_mask)
 
     def features(self, images: Any) -> Features:
-        """`tokens` [B, N, D] and `pooled` [B, D] of an image classifier."""
+        """`tokens` [B, N, D] and `pooled` [B, D] of an image classifier.
+
+        Images of many shapes go in one batch as `vitjax.nn.embeddings.PackedPatches`, which a list of uint8 images
+        becomes where the preprocessing keeps their aspect (NaFlex).
+        """
         if self.writes:
             raise ValueError("this model writes sequences: features are those of an image classifier")
         return _features(self.definition, self.params, self.stats, self._prepared(images))
@@ -242,12 +247,14 @@ class Model:
         return self._normalized(self._sized(source))
 
     def _normalized(self, source: Any) -> Any:
-        if self.preprocess is None or source.dtype != np.uint8:
+        if self.preprocess is None or isinstance(source, PackedPatches) or source.dtype != np.uint8:
             return source
         return normalize(source, self.preprocess.mean, self.preprocess.std)
 
     def _sized(self, source: Any) -> Any:
         """uint8 images of the model's size, normalised ones or tokens as they are; else ValueError."""
+        if isinstance(source, PackedPatches):
+            return source
         if self.preprocess is not None and isinstance(source, list | tuple) and all(map(_is_image, source)):
             return self._stacked(source)
         if not hasattr(source, "dtype"):
@@ -273,10 +280,16 @@ class Model:
             )
         return self._stacked(np.asarray(source))
 
-    def _stacked(self, images: Iterable[UInt8[np.ndarray, "..."]]) -> UInt8[np.ndarray, "B H W C"]:
-        assert self.preprocess is not None
-        sized = [self.preprocess(image) for image in images]
+    def _stacked(
+        self, images: Iterable[UInt8[np.ndarray, "..."]]
+    ) -> UInt8[np.ndarray, "B H W C"] | PackedPatches:
+        preprocess = self.preprocess
+        assert preprocess is not None
+        sized = [preprocess(image) for image in images]
         if len(sizes := {image.shape[:2] for image in sized}) > 1:
+            if preprocess.resize == "patches" and isinstance(self.config, VisionTransformerConfig):
+                ready = [np.asarray(preprocess.normalize(image)) for image in sized]
+                return PackedPatches.of(ready, self.config.patch_size, length=preprocess.max_patches)
             raise ValueError(
                 f"this model keeps the aspect of images, and these come out in {len(sizes)} sizes, "
                 f"{', '.join(map(str, sorted(sizes)))}: give it images of one size at a time"
@@ -298,7 +311,7 @@ def _ready_at(arrays: Any) -> float:
 
 
 @partial(jax.jit, static_argnums=0)
-def _logits(definition: nnx.GraphDef, params: Tree, stats: Tree, images: Array) -> Array:
+def _logits(definition: nnx.GraphDef, params: Tree, stats: Tree, images: Array | PackedPatches) -> Array:
     return merge(definition, params, stats)(images, train=False)
 
 
@@ -310,7 +323,7 @@ def _token_logits(
 
 
 @partial(jax.jit, static_argnums=0)
-def _features(definition: nnx.GraphDef, params: Tree, stats: Tree, images: Array) -> Features:
+def _features(definition: nnx.GraphDef, params: Tree, stats: Tree, images: Array | PackedPatches) -> Features:
     return merge(definition, params, stats).features(images, train=False)
 
 

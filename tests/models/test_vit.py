@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.nn import reference
 from tests.nn.trees import gradients_match, initial, normal, parts
-from vitjax.models.vit import SIZES, VisionTransformerConfig
+from vitjax.models.vit_config import SIZES, VisionTransformerConfig
 from vitjax.nn import functional
 from vitjax.nn.blocks import TransformerConfig
 

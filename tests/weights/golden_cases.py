@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from vitjax.model import Model
+from vitjax.nn.embeddings import PackedPatches
 from vitjax.nn.functional import merge
 
 WEIGHTS = Path(__file__).parents[1] / "golden" / "weights"
@@ -62,7 +63,7 @@ def errors(
             given = (source, case.expected["decoder_tokens"], case.expected.get(f"{prefix}source_mask"))
             program = _written.lower(model.definition, model.params, model.stats, *given)
         elif "spatial_shapes" in case.expected:
-            given = (source, case.expected["spatial_shapes"], case.expected["pixel_attention_mask"])
+            given = (PackedPatches(source, case.expected["spatial_shapes"]),)
             program = _of_patches.lower(model.definition, model.params, model.stats, *given)
         else:
             given = (source,)
@@ -132,7 +133,7 @@ def _written(definition, params, stats, source, tokens, mask) -> dict[str, Any]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _of_patches(definition, params, stats, patches, shapes, mask) -> dict[str, Any]:
+def _of_patches(definition, params, stats, patches) -> dict[str, Any]:
     """Images of any shape, cut into patches and padded (NaFlex)."""
-    features = merge(definition, params, stats).features(patches, shapes=shapes, mask=mask, train=False)
+    features = merge(definition, params, stats).features(patches, train=False)
     return {"tokens": features.tokens, "pooled": features.pooled}

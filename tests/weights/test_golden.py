@@ -20,7 +20,6 @@ NOT_YET = {
     "resnet_hf_basic",
     "resnet_timm",
     "resnet_timm_basic",
-    "siglip2_naflex_hf",
 }
 
 # Compiles in a third of the time; `make parity` measures the program as users run it.

@@ -148,8 +148,7 @@ def _vision_transformer(config: VisionTransformerConfig, image_size: Size | None
         size = _halved(size, stride)
         stem += _product(prod(size), 9 * channels, width)
         channels = width
-    halved = config.embedding_combination == "concat" and config.positions in ("sinusoidal", "learned")
-    patch_width = t.width - t.width // 2 if halved else t.width
+    patch_width = t.width - t.width // 2 if config.concatenated_positions else t.width
     flops = {"patch_embedding": stem + _product(patches, prod(config.patch_size) * channels, patch_width)}
     flops |= _encoder_flops(t, tokens)
     if config.pooling == "attention":

@@ -1,18 +1,19 @@
 """The Vision Transformer: as a classifier, and as the image encoder of an encoder-decoder."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from vitjax.nn.blocks import EncoderBlock, TransformerConfig
-from vitjax.nn.embeddings import Combination, PatchEmbedding, PositionKind, combine, patch_grid
-from vitjax.nn.interpolation import Interpolation
+from vitjax.models.vit_config import VisionTransformerConfig
+from vitjax.nn.attention import padding_mask
+from vitjax.nn.blocks import BlockOutput, EncoderBlock, TransformerConfig
+from vitjax.nn.embeddings import PackedPatches, PatchEmbedding, combine
 from vitjax.nn.norms import make_norm
-from vitjax.nn.pooling import AttentionPooling, Pooling
+from vitjax.nn.pooling import AttentionPooling, mean_of
 from vitjax.nn.positions import (
     Grid,
     LearnedPositions,
@@ -24,17 +25,7 @@ from vitjax.nn.positions import (
 from vitjax.nn.regularization import dropout, split_key
 from vitjax.nn.stack import run_blocks, stack_blocks
 
-# width, depth, feed-forward width, heads (Dosovitskiy et al. 2021; Zhai et al. 2022; Alabdulmohsin et al. 2023)
-SIZES = {
-    "Ti": (192, 12, 768, 3),
-    "S": (384, 12, 1536, 6),
-    "B": (768, 12, 3072, 12),
-    "L": (1024, 24, 4096, 16),
-    "H": (1280, 32, 5120, 16),
-    "So400m": (1152, 27, 4304, 16),
-    "g": (1408, 40, 6144, 16),
-    "G": (1664, 48, 8192, 16),
-}
+Images = Float[Array, "B H W ch"] | PackedPatches
 
 
 class Features(NamedTuple):
@@ -45,125 +36,23 @@ class Features(NamedTuple):
     attention: Array | None = None
 
 
-@dataclass(frozen=True)
-class VisionTransformerConfig:
-    """A Vision Transformer.
+class RelativeBlock(EncoderBlock):
+    """A block with a table of relative biases of its own."""
 
-    Attributes:
-      image_size: rows and columns the positions are made for; other sizes are interpolated to.
-      positions: `rotary` and `relative` act inside attention, the others on the patch vectors.
-      position_interpolation: how learned positions and relative biases are made for another image size.
-      prefix_positions: how many of the tokens before the patches have a learned position of their own.
-      patch_size, patch_stride, patch_bias, stem_widths, stem_strides: see `PatchEmbedding`.
-      class_token, distillation_token, registers: extra tokens before the patches, in this order (Touvron et al. 2021,
-        DeiT, for the second, Darcet et al. 2024 for registers).
-      embedding_norm: normalise what enters the first block (Radford et al. 2021, CLIP).
-      final_norm: of pre-norm blocks, what the last norm is for: all tokens, or only what was pooled.
-      pooling: what the head reads; `none` for an encoder without a head.
-      pooler: send what was pooled through a linear layer and tanh (BERT's pooler).
-      num_classes: 0 means no head.
-      head_use_bias, head_bias: whether the head has a bias, and its start; -log(num_classes) suits sigmoid losses.
-      distillation_head: a second head reads the distillation token; logits are the mean of the two, and what is pooled
-        that of the two tokens (DeiT).
-    """
+    def __init__(
+        self,
+        config: TransformerConfig,
+        relative_bias: Callable[[nnx.Rngs], RelativeGridBias],
+        *,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(config, rngs=rngs)
+        self.relative_bias = relative_bias(rngs)
 
-    transformer: TransformerConfig
-    image_size: tuple[int, int]
-    patch_size: tuple[int, int]
-    num_classes: int = 0
-    channels: int = 3
-    patch_stride: tuple[int, int] | None = None
-    stem_widths: tuple[int, ...] = ()
-    stem_strides: tuple[int, ...] = ()
-    patch_bias: bool = True
-    positions: PositionKind = "learned"
-    position_interpolation: Interpolation = "bicubic"
-    prefix_positions: int = 0
-    embedding_combination: Combination = "add"
-    class_token: bool = False
-    distillation_token: bool = False
-    registers: int = 0
-    embedding_norm: bool = False
-    final_norm: Literal["tokens", "pooled"] = "tokens"
-    pooling: Pooling = "mean"
-    pooler: bool = False
-    head_use_bias: bool = True
-    head_bias: float = 0.0
-    distillation_head: bool = False
-    kind: Literal["vision_transformer"] = "vision_transformer"
-
-    @classmethod
-    def standard(
-        cls, variant: str, *, transformer: dict[str, Any] | None = None, **options: Any
-    ) -> "VisionTransformerConfig":
-        """A standard size and patch, such as `standard("B/16", num_classes=1000)`, at 224 pixels unless told.
-
-        Args:
-          variant: one of Ti, S, B, L, H, So400m, g, G, a slash, and the patch in pixels.
-          transformer: fields of `TransformerConfig` to change, `options` those of this class.
-        """
-        size, _, patch = variant.partition("/")
-        if size not in SIZES or not patch.isdigit():
-            raise ValueError(
-                f"no variant {variant!r}: write one of {', '.join(SIZES)}, a slash and a patch, as S/16"
-            )
-        width, depth, feed_forward_width, num_heads = SIZES[size]
-        config = TransformerConfig(width, depth, num_heads, feed_forward_width)
-        options = {"image_size": (224, 224), "patch_size": (int(patch), int(patch)), **options}
-        return cls(transformer=replace(config, **(transformer or {})), **options)
-
-    def __post_init__(self):
-        if self.pooling in ("cls", "cls_mean") and not self.class_token:
-            raise ValueError(f"pooling {self.pooling!r} needs class_token=True")
-        if self.pooling == "cls_mean" and self.final_norm == "pooled":
-            raise ValueError("pooling 'cls_mean' is twice as wide as the norm: it needs final_norm 'tokens'")
-        if self.distillation_head and (
-            not (self.distillation_token and self.num_classes)
-            or (self.pooling, self.final_norm, self.pooler) != ("cls", "tokens", False)
-        ):
-            raise ValueError(
-                "distillation_head needs num_classes, distillation_token=True, pooling 'cls', final_norm 'tokens' and "
-                "no pooler"
-            )
-        if self.prefix_positions > (self.prefix if self.positions == "learned" else 0):
-            raise ValueError(
-                f"prefix_positions {self.prefix_positions}: there are {self.prefix} tokens before the patches, and "
-                f"positions are {self.positions!r}"
-            )
-        if len(self.stem_widths) != len(self.stem_strides):
-            raise ValueError(
-                f"stem_widths {self.stem_widths} and stem_strides {self.stem_strides} must have equal length"
-            )
-        if self.pooling == "none" and (self.num_classes or self.pooler):
-            raise ValueError(
-                f"{self.num_classes} classes and pooler={self.pooler}: pooling 'none' leaves them nothing to read"
-            )
-
-    @property
-    def prefix(self) -> int:
-        """Number of tokens before the patches."""
-        return int(self.class_token) + int(self.distillation_token) + self.registers
-
-    @property
-    def prefix_tokens(self) -> list[tuple[str, int]]:
-        """Name and number of each kind of token before the patches, in order."""
-        counts = {
-            "class_token": int(self.class_token),
-            "distillation_token": int(self.distillation_token),
-            "registers": self.registers,
-        }
-        return [(name, count) for name, count in counts.items() if count]
-
-    def grid(self, image_size: tuple[int, int]) -> Grid:
-        return patch_grid(image_size, self.patch_size, self.patch_stride, self.stem_strides)
-
-    @property
-    def output_width(self) -> int:
-        """Features of the vectors a decoder attends to."""
-        return self.transformer.width
-
-    def build(self, *, rngs: nnx.Rngs) -> "VisionTransformer":
-        return VisionTransformer(self, rngs=rngs)
+    def __call__(  # type: ignore[override]  # the grid tells the bias
+        self, x: Float[Array, "B N D"], *, grid: Grid, prefix: int, **options: Any
+    ) -> BlockOutput:
+        return super().__call__(x, bias=self.relative_bias(grid, prefix=prefix), **options)
 
 
 class VisionTransformer(nnx.Module):
@@ -172,11 +61,10 @@ class VisionTransformer(nnx.Module):
     def __init__(self, config: VisionTransformerConfig, *, rngs: nnx.Rngs):
         t = config.transformer
         grid = config.grid(config.image_size)
-        concat = config.embedding_combination == "concat" and config.positions in ("sinusoidal", "learned")
-        position_width = t.width // 2 if concat else t.width
+        position_width = t.width // 2 if config.concatenated_positions else t.width
         self.patch_embedding = PatchEmbedding(
             config.channels,
-            t.width - position_width if concat else t.width,
+            t.width - position_width if config.concatenated_positions else t.width,
             patch_size=config.patch_size,
             patch_stride=config.patch_stride,
             stem_widths=config.stem_widths,
@@ -185,7 +73,7 @@ class VisionTransformer(nnx.Module):
             dtype=t.dtype,
             rngs=rngs,
         )
-        if config.positions == "learned":
+        if config.has_learned_positions:
             self.positions = LearnedPositions(
                 grid,
                 position_width,
@@ -193,10 +81,15 @@ class VisionTransformer(nnx.Module):
                 interpolation=config.position_interpolation,
                 rngs=rngs,
             )
-        if config.positions == "relative":
-            self.relative_bias = RelativeGridBias(
-                grid, t.num_heads, interpolation=config.position_interpolation, rngs=rngs
+
+        def relative_bias(rngs: nnx.Rngs) -> RelativeGridBias:
+            interpolation = config.relative_interpolation or config.position_interpolation
+            return RelativeGridBias(
+                grid, t.num_heads, prefix=config.relative_prefix, interpolation=interpolation, rngs=rngs
             )
+
+        if config.has_relative_positions and config.relative_tables == "shared":
+            self.relative_bias = relative_bias(rngs)
         for name, count in config.prefix_tokens:
             setattr(self, name, nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (1, count, t.width))))
 
@@ -205,7 +98,13 @@ class VisionTransformer(nnx.Module):
 
         if config.embedding_norm:
             self.embedding_norm = norm()
-        self.blocks = stack_blocks(lambda r: EncoderBlock(t, rngs=r), t.depth, rngs=rngs)
+
+        def block(rngs: nnx.Rngs) -> EncoderBlock:
+            if config.has_relative_positions and config.relative_tables == "layers":
+                return RelativeBlock(t, relative_bias, rngs=rngs)
+            return EncoderBlock(t, rngs=rngs)
+
+        self.blocks = stack_blocks(block, t.depth, rngs=rngs)
         if t.norm_position == "pre":
             self.norm = norm()
         if config.pooling == "attention":
@@ -240,10 +139,30 @@ class VisionTransformer(nnx.Module):
         grid = config.grid((rows, columns))
         x = self.patch_embedding(images.astype(config.transformer.dtype), train=train)
         x = x.reshape(x.shape[0], grid[0] * grid[1], x.shape[-1])
-        if config.positions == "learned":
+        if config.has_learned_positions:
             x = combine(x, self.positions(grid), config.embedding_combination)
         elif config.positions == "sinusoidal":
             x = combine(x, sinusoidal_grid(grid, self.position_width), config.embedding_combination)
+        return self._behind_prefix(x, train=train), grid
+
+    def embed_packed(
+        self, patches: PackedPatches, *, train: bool
+    ) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
+        """Patch vectors as `embed` makes them, and a mask that is False where a row is padded."""
+        config = self.config
+        if config.positions not in ("learned", "none") or config.stem_widths or config.patch_stride:
+            raise ValueError(
+                "packed patches need positions 'learned' or 'none' and patches side by side, without a stem: "
+                f"positions are {config.positions!r}"
+            )
+        x = self.patch_embedding.packed(patches.pixels.astype(config.transformer.dtype))
+        if config.has_learned_positions:
+            x = combine(x, self.positions.packed(patches.grids, x.shape[1]), config.embedding_combination)
+        mask = jnp.pad(patches.mask, ((0, 0), (config.prefix, 0)), constant_values=True)
+        return self._behind_prefix(x, train=train), mask
+
+    def _behind_prefix(self, x: Float[Array, "B P D"], *, train: bool) -> Float[Array, "B N D"]:
+        config = self.config
         if config.prefix:
             tokens = [getattr(self, name)[...] for name, _ in config.prefix_tokens]
             prefix = jnp.concatenate(tokens, axis=1)  # [1, prefix, D]
@@ -251,32 +170,36 @@ class VisionTransformer(nnx.Module):
                 prefix = prefix.at[:, : config.prefix_positions].add(self.positions.prefix[...])
             prefix = jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape[1:]))
             x = jnp.concatenate([prefix.astype(x.dtype), x], axis=1)
-        return (self.embedding_norm(x, train=train) if config.embedding_norm else x), grid
+        return self.embedding_norm(x, train=train) if config.embedding_norm else x
 
     def features(
         self,
-        images: Float[Array, "B H W ch"],
+        images: Images,
         *,
         train: bool,
         key: Array | None = None,
         return_attention: bool = False,
     ) -> Features:
-        """What the encoder says of normalised images of any size its patches divide."""
+        """What the encoder says of normalised images: of any size its patches divide, or of many sizes, packed.
+
+        Tokens of padding stand where the padding was.
+        """
         config, t = self.config, self.config.transformer
         key_embed, key_blocks = split_key(key, 2)
-        x, grid = self.embed(images, train=train)
+        mask, options = None, {}
+        if isinstance(images, PackedPatches):
+            x, mask = self.embed_packed(images, train=train)
+            options["mask"] = padding_mask(mask)
+        else:
+            x, grid = self.embed(images, train=train)
+            options = self._attention_positions(grid)
         x = dropout(x, t.dropout, train=train, key=key_embed)
-        options: dict[str, Any] = {}
-        if config.positions == "relative":
-            options["bias"] = self.relative_bias(grid, prefix=config.prefix)
-        elif config.positions == "rotary":
-            options["rotation"] = unrotated_prefix(rotary_grid(grid, t.head_width), config.prefix)
         x, attention = run_blocks(
             self.blocks, x, config=t, train=train, key=key_blocks, return_weights=return_attention, **options
         )
         if self._normalizes("tokens"):
             x = self.norm(x, train=train)
-        pooled = self._pooled(x, train=train)
+        pooled = self._pooled(x, mask, train=train)
         if pooled is not None and self._normalizes("pooled"):
             pooled = self.norm(pooled, train=train)
         if pooled is not None and config.pooler:
@@ -286,16 +209,34 @@ class VisionTransformer(nnx.Module):
     def _normalizes(self, what: str) -> bool:
         return self.config.transformer.norm_position == "pre" and self.config.final_norm == what
 
-    def _pooled(self, x: Float[Array, "B N D"], *, train: bool) -> Float[Array, "B E"] | None:
+    def _attention_positions(self, grid: Grid) -> dict[str, Any]:
+        """What tells the blocks of places."""
+        config = self.config
+        if config.positions == "rotary":
+            rotation = rotary_grid(
+                grid, config.transformer.head_width, base=config.rotary_base, unit=config.rotary_unit
+            )
+            return {"rotation": unrotated_prefix(rotation, config.prefix)}
+        if not config.has_relative_positions:
+            return {}
+        if config.relative_tables == "layers":
+            return {"grid": grid, "prefix": config.prefix}
+        return {"bias": self.relative_bias(grid, prefix=config.prefix)}
+
+    def _pooled(
+        self, x: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None, *, train: bool
+    ) -> Float[Array, "B E"] | None:
+        first = self.config.prefix
+        patches, patch_mask = x[:, first:], None if mask is None else mask[:, first:]
         match self.config.pooling:
             case "cls":
                 return (x[:, 0] + x[:, 1]) / 2 if self.config.distillation_head else x[:, 0]
             case "mean":
-                return jnp.mean(x[:, self.config.prefix :], axis=1)
+                return mean_of(patches, patch_mask)
             case "cls_mean":
-                return jnp.concatenate([x[:, 0], jnp.mean(x[:, self.config.prefix :], axis=1)], axis=-1)
+                return jnp.concatenate([x[:, 0], mean_of(patches, patch_mask)], axis=-1)
             case "attention":
-                return self.pool(x, train=train)
+                return self.pool(x, mask=mask, train=train)
         return None
 
     def encode(
@@ -311,9 +252,7 @@ class VisionTransformer(nnx.Module):
             raise ValueError("an image encoder takes no source_mask")
         return self.features(images, train=train, key=key).tokens, None
 
-    def __call__(
-        self, images: Float[Array, "B H W ch"], *, train: bool, key: Array | None = None
-    ) -> Float[Array, "B classes"]:
+    def __call__(self, images: Images, *, train: bool, key: Array | None = None) -> Float[Array, "B classes"]:
         """Class logits in float32 of normalised images."""
         if not self.config.num_classes:
             raise ValueError("this VisionTransformer has no head (num_classes=0): use .features")

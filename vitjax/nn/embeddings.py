@@ -1,16 +1,47 @@
 """From pixels and token ids to vectors."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.nn.convolution import ConvStem
 from vitjax.nn.positions import Grid
 
 Combination = Literal["add", "concat"]
 PositionKind = Literal["none", "sinusoidal", "learned", "relative", "rotary"]
+
+
+class PackedPatches(NamedTuple):
+    """Images of many shapes in one batch: the patches of each, row by row, padded at the end (NaViT; SigLIP2's NaFlex).
+
+    `pixels` [B, N, h*w*ch]: rows, columns and channels of each patch. `grids` [B, 2]: rows and columns of patches.
+    """
+
+    pixels: Array
+    grids: Array
+
+    @classmethod
+    def of(cls, images: Sequence[np.ndarray], patch_size: tuple[int, int], *, length: int) -> "PackedPatches":
+        """Normalised images [H, W, ch] of any sizes that patches divide, as `length` patches each, padding included."""
+        pixels, grids = [], []
+        for image in images:
+            rows, columns = grid = patch_grid(image.shape[:2], patch_size)
+            if rows * columns > length:
+                raise ValueError(f"an image of {rows} x {columns} patches does not fit in {length}")
+            cut = image.reshape(rows, patch_size[0], columns, patch_size[1], -1).swapaxes(1, 2)
+            patches = cut.reshape(rows * columns, -1)
+            pixels.append(np.pad(patches, ((0, length - len(patches)), (0, 0))))
+            grids.append(grid)
+        return cls(jnp.asarray(np.stack(pixels)), jnp.asarray(grids, jnp.int32))
+
+    @property
+    def mask(self) -> Bool[Array, "B N"]:
+        """True where there is a patch."""
+        return jnp.arange(self.pixels.shape[1]) < jnp.prod(self.grids, axis=1, keepdims=True)
 
 
 class PatchEmbedding(nnx.Module):
@@ -56,6 +87,13 @@ class PatchEmbedding(nnx.Module):
 
     def __call__(self, images: Float[Array, "B H W ch"], *, train: bool) -> Float[Array, "B h w D"]:
         return self.projection(self.stem(images, train=train) if self.has_stem else images)
+
+    def packed(self, pixels: Float[Array, "B N E"]) -> Float[Array, "B N D"]:
+        """Project patches that are already cut."""
+        kernel = self.projection.kernel[...].astype(pixels.dtype)  # [h, w, ch, D]
+        x = pixels @ kernel.reshape(-1, kernel.shape[-1])
+        bias = self.projection.bias
+        return x if bias is None else x + bias[...].astype(x.dtype)
 
 
 def patch_grid(

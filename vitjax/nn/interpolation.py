@@ -1,16 +1,17 @@
 """Vectors on a grid, made for another grid: the ways of resampling that published models were fine-tuned with.
 
-A way is separable, so it is two matrices, made in NumPy at trace time: one over rows, one over columns.
+A way is separable, so it is two matrices: one over rows, one over columns. They are made in NumPy at trace time, but
+for batches of images of many sizes.
 """
 
-import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 Grid = tuple[int, int]
+Numbers = np.ndarray | Array
 
 Interpolation = Literal["bicubic", "bicubic_antialias", "bilinear", "bilinear_antialias", "linear_corners"]
 """`bicubic` and `bilinear` are torch's `interpolate` (cubic with a = -0.75; transformers). With `_antialias` a smaller
@@ -36,35 +37,44 @@ def interpolate_grid(
 
 def resampling_matrix(source: int, target: int, interpolation: Interpolation) -> Float[np.ndarray, "M N"]:
     """The weight of each of `source` samples in each of `target` ones, in float64; rows sum to 1."""
+    return np.asarray(resampling_weights(np.arange(target), source, np.asarray(target), interpolation))
+
+
+def resampling_weights(
+    cells: Numbers, source: int, target: Numbers, interpolation: Interpolation
+) -> Float[Numbers, "*M N"]:
+    """Rows of `resampling_matrix`: the weights of `source` samples in given `cells` of `target` ones.
+
+    Args:
+      cells, target: arrays that broadcast, of NumPy, or of JAX where images of many sizes are in one compiled batch.
+    """
     if interpolation == "linear_corners":
-        places = np.linspace(0, source - 1, target)[:, None]
-        return _triangle(places - np.arange(source))
+        places = cells * (source - 1) / (target - 1).clip(1)
+        return _triangle(places[..., None] - np.arange(source))
     antialias = interpolation.endswith("antialias")
-    stretch = max(source / target, 1.0) if antialias else 1.0
-    places = (np.arange(target)[:, None] + 0.5) * source / target - 0.5
-    # Samples beyond the border: torch repeats the outermost one, Pillow's filters leave them out.
-    reach = math.ceil(2 * stretch)
-    samples = np.arange(-reach, source + reach)
-    distance = (places - samples) / stretch
+    stretch = (source / target).clip(1) if antialias else np.ones(1)
+    places = (cells + 0.5) * source / target - 0.5
+    samples = np.arange(-2, source + 2)
+    distance = (places[..., None] - samples) / stretch[..., None]
     if interpolation.startswith("bilinear"):
         weights = _triangle(distance)
     else:
         weights = _cubic(distance, -0.5 if antialias else -0.75)
+    inside, before, after = weights[..., 2:-2], weights[..., :2], weights[..., -2:]
+    # Samples beyond the border: torch repeats the outermost one, Pillow's filters leave them out.
     if antialias:
-        weights = weights[:, reach:-reach]
-        return weights / weights.sum(axis=1, keepdims=True)
-    matrix = np.zeros((target, source))
-    np.add.at(matrix.T, np.clip(samples, 0, source - 1), weights.T)
-    return matrix
+        return inside / inside.sum(-1, keepdims=True)
+    first, *_, last = np.eye(source) if source > 1 else np.ones((2, 1))
+    return inside + before.sum(-1, keepdims=True) * first + after.sum(-1, keepdims=True) * last
 
 
-def _triangle(distance: np.ndarray) -> np.ndarray:
-    return np.maximum(1 - np.abs(distance), 0)
+def _triangle(distance: Any) -> Any:
+    return (1 - abs(distance)).clip(0)
 
 
-def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
+def _cubic(distance: Any, a: float) -> Any:
     """Cubic convolution (Keys 1981)."""
-    x = np.abs(distance)
+    x = abs(distance)
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1
     far = a * (x**3 - 5 * x**2 + 8 * x - 4)
-    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+    return near * (x <= 1) + far * ((x > 1) & (x < 2))

@@ -4,14 +4,21 @@ from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from vitjax.nn.attention import MultiHeadAttention
+from vitjax.nn.attention import MultiHeadAttention, padding_mask
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.feedforward import FeedForward
 from vitjax.nn.norms import make_norm
 
 Pooling = Literal["cls", "mean", "cls_mean", "attention", "none"]
+
+
+def mean_of(x: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None = None) -> Float[Array, "B D"]:
+    """The mean of the tokens that are True in `mask`."""
+    if mask is None:
+        return jnp.mean(x, axis=1)
+    return jnp.sum(x, axis=1, where=mask[..., None]) / jnp.sum(mask, axis=1, keepdims=True)
 
 
 class AttentionPooling(nnx.Module):
@@ -26,8 +33,12 @@ class AttentionPooling(nnx.Module):
             width, config.feed_forward_width, activation=config.activation, dtype=config.dtype, rngs=rngs
         )
 
-    def __call__(self, x: Float[Array, "B N D"], *, train: bool) -> Float[Array, "B D"]:
+    def __call__(
+        self, x: Float[Array, "B N D"], *, mask: Bool[Array, "B N"] | None = None, train: bool
+    ) -> Float[Array, "B D"]:
         probe = jnp.broadcast_to(self.probe[...], (x.shape[0], 1, x.shape[-1])).astype(x.dtype)
-        pooled = self.attention(probe, x, train=train).values
+        pooled = self.attention(
+            probe, x, mask=None if mask is None else padding_mask(mask), train=train
+        ).values
         pooled = pooled + self.feed_forward(self.norm(pooled, train=train), train=train)
         return pooled[:, 0]

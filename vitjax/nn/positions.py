@@ -12,7 +12,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from vitjax.nn.interpolation import Grid, Interpolation, interpolate_grid
+from vitjax.nn.interpolation import Grid, Interpolation, interpolate_grid, resampling_weights
+
+RotaryUnit = Literal["patch", "image"]
 
 Sinusoid = Literal["interleaved", "halves", "halves_inclusive"]
 """`interleaved` has sine in even features and cosine in odd ones (Vaswani et al. 2017, 3.5), `halves` all sines before
@@ -77,6 +79,21 @@ class LearnedPositions(nnx.Module):
     def __call__(self, grid: Grid) -> Float[Array, "N D"]:
         return interpolate_grid(self.embedding[...], self.grid, grid, self.interpolation)
 
+    def packed(self, grids: Int[Array, "B 2"], length: int) -> Float[Array, "B N D"]:
+        """The vectors of one grid a row, read row by row; places behind a grid get that of its first cell.
+
+        Equal to `__call__` of each grid, but grids are data: one compiled program serves images of all shapes.
+        """
+        rows, columns = grids[:, :1], grids[:, 1:]  # [B, 1]
+        cells = jnp.arange(length)
+        at = jnp.divmod(jnp.where(cells < rows * columns, cells, 0), columns)
+        by_row, by_column = (
+            resampling_weights(place, source, target, self.interpolation)
+            for place, source, target in zip(at, self.grid, (rows, columns), strict=True)
+        )
+        weights = (by_row[..., :, None] * by_column[..., None, :]).reshape(*by_row.shape[:2], -1)
+        return jnp.matmul(weights, self.embedding[...], precision="highest")
+
     def at(self, positions: Int[Array, "*N"]) -> Float[Array, "*N D"]:
         """The vectors of given places in a sequence (a grid of one row); places are clipped to the table."""
         return jnp.take(self.embedding[...], positions, axis=0, mode="clip")
@@ -100,15 +117,23 @@ def rotary(
     return Rotation(jnp.cos(angles), jnp.sin(angles))
 
 
-def rotary_grid(grid: Grid, width: int, *, base: float = 100.0) -> Rotation:
-    """Rotary positions of a grid, counted in patches: half of each head turns with the row, half with the column.
+def rotary_grid(grid: Grid, width: int, *, base: float = 100.0, unit: RotaryUnit = "patch") -> Rotation:
+    """Rotary positions of a grid: half of each head turns with the row, half with the column.
 
-    Layout and frequencies are DINOv3's (which counts in fractions of the image); EVA-02's with `base=10000`.
+    Args:
+      base: the frequencies are from 1 to almost 1 / base; 100 for DINOv3, 10000 for EVA-02.
+      unit: what makes an angle of one at frequency 1: a `patch`, counted from the first (EVA-02), or a share of the
+        `image`, whose edges are at -2pi and 2pi and whose patches count at their middle (Siméoni et al. 2025, DINOv3).
     """
     if width % 4:
         raise ValueError(f"rotary positions of a grid need a head width divisible by 4, not {width}")
     rows, columns = jnp.divmod(jnp.arange(grid[0] * grid[1])[None], grid[1])
-    by_row, by_column = rotary(rows, width // 2, base=base), rotary(columns, width // 2, base=base)
+    if unit == "image":
+        rows, columns = (
+            2 * math.pi * (2 * (place + 0.5) / count - 1)
+            for place, count in ((rows, grid[0]), (columns, grid[1]))
+        )
+    by_row, by_column = (rotary(place, width // 2, base=base) for place in (rows, columns))
     return Rotation(*(jnp.concatenate(pair, axis=-1) for pair in zip(by_row, by_column, strict=True)))
 
 
@@ -179,15 +204,29 @@ def distance_buckets(buckets: int, max_distance: int) -> Int[np.ndarray, "n"]:
 class RelativeGridBias(nnx.Module):
     """A trained bias for each head and offset (rows, columns) between two cells of a grid (Swin, BEiT).
 
-    Tokens before the grid (class token, registers) get no bias. Another grid interpolates the table of offsets.
+    Another grid interpolates the table of offsets.
+
+    Args:
+      prefix: tokens before the grid (class token, registers) have three biases too, `self.prefix` [3, H]: of a query
+        that is one of them, of a key that is one, and of both. Otherwise theirs are zero.
     """
 
     def __init__(
-        self, grid: Grid, num_heads: int, *, interpolation: Interpolation = "bicubic", rngs: nnx.Rngs
+        self,
+        grid: Grid,
+        num_heads: int,
+        *,
+        prefix: bool = False,
+        interpolation: Interpolation = "bicubic",
+        rngs: nnx.Rngs,
     ):
         offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1)
-        self.embedding = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (offsets, num_heads)))
+        initializer = nnx.initializers.normal(0.02)
+        self.embedding = nnx.Param(initializer(rngs.params(), (offsets, num_heads)))
+        if prefix:
+            self.prefix = nnx.Param(initializer(rngs.params(), (3, num_heads)))
         self.grid = grid
+        self.has_prefix = prefix
         self.interpolation = interpolation
 
     def __call__(self, grid: Grid, *, prefix: int = 0) -> Float[Array, "1 H N N"]:
@@ -201,4 +240,9 @@ class RelativeGridBias(nnx.Module):
         row_offset = rows[:, None] - rows[None, :] + grid[0] - 1
         column_offset = columns[:, None] - columns[None, :] + grid[1] - 1
         bias = jnp.moveaxis(table[row_offset * (2 * grid[1] - 1) + column_offset], -1, 0)  # [H, P, P]
-        return jnp.pad(bias, ((0, 0), (prefix, 0), (prefix, 0)))[None]
+        bias = jnp.pad(bias, ((0, 0), (prefix, 0), (prefix, 0)))
+        if self.has_prefix:
+            of_query, of_key, of_both = self.prefix[...][..., None, None]  # [H, 1, 1]
+            bias = bias.at[:, :prefix].set(of_query).at[:, :, :prefix].set(of_key)
+            bias = bias.at[:, :prefix, :prefix].set(of_both)
+        return bias[None]

@@ -41,7 +41,7 @@ def read_with_registers(fields: Fields, specs: Specs) -> VisionTransformerConfig
     )
 
 
-def feed_forward_width(width: int, ratio: float, *, gated: bool) -> int:
+def feed_forward_width(width: int, ratio: int | float, *, gated: bool) -> int:
     """Of gated blocks two thirds, rounded up to a multiple of eight."""
     hidden = int(width * ratio)
     return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden

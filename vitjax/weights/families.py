@@ -8,6 +8,7 @@ from vitjax.weights.dinov2 import DINOV2, DINOV2_WITH_REGISTERS
 from vitjax.weights.family import Family, Fields, Specs
 from vitjax.weights.marian import MARIAN
 from vitjax.weights.siglip import SIGLIP
+from vitjax.weights.siglip2 import SIGLIP2
 from vitjax.weights.t5 import T5
 from vitjax.weights.timm_vit import TIMM_VIT
 from vitjax.weights.vision_encoder_decoder import VISION_ENCODER_DECODERS
@@ -21,6 +22,7 @@ FAMILIES: tuple[Family, ...] = (
     DINOV2_WITH_REGISTERS,
     CLIP,
     SIGLIP,
+    SIGLIP2,
     TIMM_VIT,
     VISION_TRANSFORMER,
     *BIG_VISION,
