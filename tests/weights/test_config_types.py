@@ -10,6 +10,8 @@ import pytest
 
 from vitjax.weights.checkpoint import open_checkpoint
 from vitjax.weights.config_types import require_types
+from vitjax.weights.preprocessing import read_timm
+from vitjax.weights.tokenizer import read_tokenizer
 from vitjax.weights.vit import VIT
 
 FOLDER = Path(__file__).parents[1] / "golden" / "weights" / "vit_hf"
@@ -69,6 +71,36 @@ def test_the_field_is_named():
         ValueError, match="^transformer.depth would be True: Input should be a valid integer$"
     ):
         require_types(config)
+
+
+TOKENIZERS = FOLDER.parents[1] / "tokenizers"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "fields", "reason"),
+    [
+        (
+            "t5_bare",
+            "tokenizer_config.json",
+            {"extra_ids": 10**9},
+            "extra_ids is 1000000000: expected a whole",
+        ),
+        ("bert_files", "config.json", {"model_type": ["bert"]}, None),
+    ],
+)
+def test_a_tokenizer_of_a_made_up_config_is_read_or_refused_at_once(tmp_path, kind, name, fields, reason):
+    shutil.copytree(TOKENIZERS / kind, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_text(json.dumps(fields))
+    if reason is None:
+        assert read_tokenizer(tmp_path) is not None
+    else:
+        with pytest.raises(ValueError, match=reason):
+            read_tokenizer(tmp_path)
+
+
+def test_preprocessing_of_a_made_up_config_is_refused():
+    with pytest.raises(ValueError, match="crop_mode is .*, expected center, squash, border"):
+        read_timm({"crop_mode": ["center"]}, where="config.json")
 
 
 def test_what_is_no_object_is_refused(folder):

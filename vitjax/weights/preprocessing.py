@@ -164,7 +164,7 @@ def read_timm(fields: Mapping[str, Any], *, where: str) -> Preprocess:
         raise refuse("crop_pct", "a number above 0")
     mode = fields.get("crop_mode") or "center"
     ways = {"center": "crop", "squash": "stretch", "border": "fit"}
-    if mode not in ways:
+    if not isinstance(mode, str) or mode not in ways:
         raise refuse("crop_mode", ", ".join(ways))
     mean = numbers("mean", (0.485, 0.456, 0.406))
     before = math.floor(height / kept), math.floor(width / kept)

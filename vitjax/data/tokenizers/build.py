@@ -14,6 +14,8 @@ _LANGUAGES_50 = _LANGUAGES + tuple(
     "af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN pl_PL ps_AF pt_XX sv_SE sw_KE ta_IN "
     "te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI".split()
 )
+MOST_SENTINELS = 10_000
+"""T5 has 100; a made-up number must not fill the memory."""
 
 
 class Built(NamedTuple):
@@ -135,9 +137,10 @@ def _unigram(scores: list[tuple[str, float]], unknown: int, charsmap: bytes, pre
 def _t5(files: Mapping[str, bytes], settings: Settings) -> Built:
     pieces = read_pieces(files["spiece.model"], f"{settings.where}/spiece.model")
     count = settings.fields.get("extra_ids", 100)
-    if not isinstance(count, int) or count < 0:
+    if not isinstance(count, int) or not 0 <= count <= MOST_SENTINELS:
         raise ValueError(
-            f"{settings.where}/tokenizer_config.json: extra_ids is {count!r:.80}: expected a whole number"
+            f"{settings.where}/tokenizer_config.json: extra_ids is {count!r:.80}: "
+            f"expected a whole number up to {MOST_SENTINELS}"
         )
     sentinels = [f"<extra_id_{i}>" for i in range(count)]
     scores = pieces.scores + [(sentinel, 0.0) for sentinel in reversed(sentinels)]

@@ -161,7 +161,7 @@ def _kind(fields: Mapping[str, Any], files: Mapping[str, bytes], model: Mapping[
     kind = _SAME.get(kind, kind)
     if kind in _DEFAULTS or (kind and "tokenizer.json" in files):
         return kind
-    types = [part.get("model_type") for part in (model, model.get("decoder")) if isinstance(part, dict)]
+    types = [str(part.get("model_type")) for part in (model, model.get("decoder")) if isinstance(part, dict)]
     by_type = next((_BY_TYPE[name] for name in types if name in _BY_TYPE), "")
     by_file = next((_BY_FILE[name] for name in _BY_FILE if name in files), "")
     if not by_file and {"vocab.json", "merges.txt"} <= set(files):
