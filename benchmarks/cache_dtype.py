@@ -14,12 +14,13 @@ import jax
 import numpy as np
 
 from benchmarks.measure import machine, write
-from vitjax.api import load, load_run_config
+from vitjax.api import load
 from vitjax.data.pipeline import eval_batches
 from vitjax.decoding.config import GenerationConfig
 from vitjax.decoding.generate import decode, encode
 from vitjax.decoding.sequences import Sequences
 from vitjax.nn.functional import merge
+from vitjax.training.runs import load_run_config
 
 DTYPES = ("float32", "bfloat16", "int8")
 

@@ -19,6 +19,7 @@ from vitjax.models.show_attend_tell import ShowAttendTellConfig
 from vitjax.nn.functional import merge
 from vitjax.parallel.mesh import MeshConfig, make_mesh
 from vitjax.training.config import Config
+from vitjax.training.state import evaluated
 from vitjax.training.tasks import source_of
 
 
@@ -83,7 +84,7 @@ def runs(data_dir, tmp_path_factory):
             directory = tmp_path_factory.mktemp(name)
             result = train_alone(config, directory)
             (batch,) = map(jax.device_put, eval_batches(config.data, batch_size=8))
-            state = (result.state.evaluated, result.state.stats)
+            state = (evaluated(config, result.state), result.state.stats)
             made[name] = Trained(config, directory, result.setup.definition, *state, batch)
         return made[name]
 

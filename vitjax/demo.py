@@ -24,9 +24,10 @@ from vitjax.decoding.generate import decode, encode
 from vitjax.model import Model
 from vitjax.models.config import image_encoder
 from vitjax.parallel.mesh import make_mesh
-from vitjax.training.config import Config, load_config
+from vitjax.training.config import Config
 from vitjax.training.evaluation import Evaluation, evaluate, make_generation
 from vitjax.training.loop import fit
+from vitjax.training.recipe import load_config
 from vitjax.training.streams import eval_stream
 
 BEAMS = 4

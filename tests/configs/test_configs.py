@@ -13,8 +13,9 @@ from tests.training.runs import train
 from vitjax.data.datasets import OWN, own_builder
 from vitjax.data.tokenizers import CharacterTokenizer
 from vitjax.nn import functional
-from vitjax.training.config import Config, from_json, load_config, to_json
+from vitjax.training.config import Config, from_json, to_json
 from vitjax.training.optimizer import make_optimizer
+from vitjax.training.recipe import load_config
 from vitjax.training.streams import check_texts
 from vitjax.training.tasks import is_classifier
 

@@ -7,7 +7,7 @@ from tests.training.runs import classifier, residual, transcriber, translator
 from vitjax.models.config import reads_images
 from vitjax.models.show_attend_tell import ShowAttendTellConfig
 from vitjax.parallel.mesh import MeshConfig
-from vitjax.training.config import TrainConfig, from_json, load_config, to_json
+from vitjax.training.config import TrainConfig, from_json, to_json
 from vitjax.training.mixing import MixingConfig
 
 
@@ -70,19 +70,3 @@ def test_models_that_cannot_predict_in_parallel():
         dataclasses.replace(one_by_one, train=TrainConfig(steps=1, batch_size=8, parallel_fraction=0.5))
     with pytest.raises(ValueError, match=r"mask token: set model.decoder.parallel_prediction"):
         transcriber(parallel_fraction=0.5)
-
-
-def test_files_that_are_no_configs(tmp_path):
-    with pytest.raises(ValueError, match="no config file .*nothing.py"):
-        load_config(tmp_path / "nothing.py")
-    (tmp_path / "a.py").write_text("x = 1\n")
-    with pytest.raises(ValueError, match="no function get_config"):
-        load_config(tmp_path / "a.py")
-    with pytest.raises(ValueError, match=r"there are .*a\.py"):
-        load_config(tmp_path / "b.py")
-    (tmp_path / "c.py").write_text("def get_config():\n    return 3\n")
-    with pytest.raises(ValueError, match="returned int"):
-        load_config(tmp_path / "c.py")
-    (tmp_path / "d.txt").write_text("")
-    with pytest.raises(ValueError, match="not a Python file"):
-        load_config(tmp_path / "d.txt")

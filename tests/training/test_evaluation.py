@@ -18,7 +18,7 @@ from vitjax.parallel.mesh import MeshConfig, make_mesh
 from vitjax.training.config import to_json
 from vitjax.training.evaluation import Evaluation, evaluate, make_generation
 from vitjax.training.metrics import share
-from vitjax.training.state import init_state, make_setup
+from vitjax.training.state import evaluated, init_state, make_setup
 from vitjax.training.streams import eval_set, eval_stream
 from vitjax.training.tasks import source_of
 
@@ -32,7 +32,7 @@ def one_device():
 def trained(config):
     """Definition, parameters to evaluate, statistics: after three steps on noise."""
     state, _ = train(config)
-    return make_setup(config, one_device()).definition, state.evaluated, state.stats
+    return make_setup(config, one_device()).definition, evaluated(config, state), state.stats
 
 
 def score(config, definition, params, stats, **options) -> Evaluation:
@@ -169,7 +169,7 @@ def test_two_processes_give_the_same_scores(data_dir, tmp_path):
     config = with_data(transcriber(), data_dir)
     state = init_state(make_setup(config, one_device()))
     definition = make_setup(config, one_device()).definition
-    alone = score(config, definition, state.evaluated, {}, tokenizer=tokenizer_for(config.data))
+    alone = score(config, definition, evaluated(config, state), {}, tokenizer=tokenizer_for(config.data))
     (tmp_path / "config.json").write_text(
         to_json(dataclasses.replace(config, mesh=MeshConfig.parse("data=4,tensor=2")))
     )

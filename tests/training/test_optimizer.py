@@ -318,6 +318,21 @@ def test_encoder_and_decoder_count_their_own_depth():
     assert ours["head/kernel"] == 1
 
 
+def test_factors_move_and_shrink_as_their_kernels():
+    kernel = {"a": np.zeros((L, D, 2)), "b": np.zeros((L, 2, D))}
+    params = {
+        "positions": {"embedding": np.zeros((6, D))},
+        "lora": {
+            "blocks": {"up": {"kernel": kernel}},
+            "patch_embedding": {"kernel": {"a": np.zeros((2, 2))}},
+        },
+    }
+    assert [path for path, value in flat(decay_mask(params)).items() if not value] == ["positions/embedding"]
+    ours = flat(layer_multipliers(params, 0.5))
+    np.testing.assert_array_equal(ours["lora/blocks/up/kernel/b"].ravel(), [0.125, 0.25, 0.5])
+    assert ours["positions/embedding"] == ours["lora/patch_embedding/kernel/a"] == 0.5 ** (L + 1)
+
+
 def test_layer_decay_without_blocks_is_refused():
     with pytest.raises(ValueError, match="layer_decay is 0.5"):
         make_optimizer(OptimizerConfig(layer_decay=0.5), {"head": {"kernel": np.zeros((2, 2))}}, 10)

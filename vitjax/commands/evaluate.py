@@ -27,11 +27,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
 
-    from vitjax.api import load, load_run_config
+    from vitjax.api import load
     from vitjax.commands.train import summary_line
     from vitjax.parallel.mesh import MeshConfig, make_mesh
     from vitjax.parallel.processes import initialize, is_primary
     from vitjax.training.evaluation import evaluate, make_generation
+    from vitjax.training.runs import load_run_config
     from vitjax.training.streams import eval_stream
     from vitjax.training.tasks import is_classifier
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     generation = make_generation(config.generation, options.num_beams)
     mesh = make_mesh(MeshConfig.parse(options.mesh or ""))
     model = load(options.run, mesh=mesh)
-    with eval_stream(config, mesh) as batches:
+    with eval_stream(config, mesh, tokenizer=model.tokenizer) as batches:
         evaluation = evaluate(
             config,
             model.definition,

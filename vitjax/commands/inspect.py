@@ -25,9 +25,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
 
-    from vitjax.api import is_run
     from vitjax.commands.records import checkpoint_record, run_record, saved_record
     from vitjax.saved import is_saved
+    from vitjax.training.runs import is_run
     from vitjax.weights.hub import local_path
 
     path = local_path(options.path)

@@ -24,16 +24,19 @@ def main(arguments: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", required=True, help="a Python file with get_config()")
+    parser.add_argument("--init", metavar="DIR", help="a checkpoint to start from; its arrays are not read")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options, overrides = parser.parse_known_args(arguments)
 
     import jax
 
     from vitjax.parallel.mesh import make_mesh
-    from vitjax.training.config import load_config
     from vitjax.training.plan import make_plan
+    from vitjax.training.pretrained import describe
+    from vitjax.training.recipe import load_config
 
-    config = apply_overrides(load_config(options.config), overrides, prog="vitjax plan", flags=vars(options))
+    config = load_config(options.config, describe(options.init) if options.init else None)
+    config = apply_overrides(config, overrides, prog="vitjax plan", flags=vars(options))
     needed = config.mesh.devices_needed
     if needed is not None:
         with contextlib.suppress(RuntimeError):  # JAX runs already: with the devices it has

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vitjax.api import load_run_config
 from vitjax.commands.sizes import describe
 from vitjax.data.preprocess import Preprocess
 from vitjax.models.config import CLASSIFIERS, ModelConfig, reads_images
@@ -15,6 +14,8 @@ from vitjax.parallel.paths import named_leaves
 from vitjax.saved import read_config
 from vitjax.training import checkpoints
 from vitjax.training.config import to_json
+from vitjax.training.runs import load_run_config
+from vitjax.training.start import load_start
 from vitjax.training.tokenizer_file import load_tokenizer
 from vitjax.weights.checkpoint import Checkpoint, open_checkpoint
 from vitjax.weights.folder import open_tensors
@@ -31,16 +32,19 @@ def run_record(path: Path) -> Record:
     arrays, metadata = checkpoints.describe(directory)
     parameters = {
         part: sum(math.prod(a["shape"]) for name, a in arrays.items() if name.startswith(f"{part}/"))
-        for part in ("params", "frozen", "ema")
+        for part in ("params", "params/lora", "frozen", "ema")
     }
+    start, factors = load_start(path), parameters["params/lora"]
     return {
         "path": str(path),
         "what": f"a run of vitjax train, {config.model.kind}",
         "model": config.model.kind,
         "sizes": describe(config.model),
-        "parameters": parameters["params"] + parameters["frozen"],
+        "parameters": parameters["params"] - factors + parameters["frozen"],
         "trainable": parameters["params"],
+        "factors": factors or None,
         "averaged": parameters["ema"] > 0,
+        "started": start.lines() if start is not None else None,
         "steps": checkpoints.steps(directory),
         "data": metadata["data"],
         "preprocess": Preprocess.of(config.data).to_dict() if reads_images(config.model) else None,

@@ -8,6 +8,7 @@ from vitjax.commands.overrides import apply_overrides
 
 EXAMPLE = """example:
   vitjax train --config configs/digit_strings.py --train.steps 500 --mesh data=4,fsdp=2
+  vitjax train --config configs/finetune.py --init runs/text_lines
   vitjax train --config configs/digit_strings.py --help     lists every key of that config
 """
 
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="a Python file with get_config(), see configs/")
+    parser.add_argument("--init", metavar="DIR", help="a checkpoint to start from: a run of vitjax train")
     parser.add_argument("--directory", metavar="DIR", help="where the run is written (runs/<name>)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest good checkpoint")
     parser.add_argument(
@@ -37,9 +39,15 @@ def main(arguments: Sequence[str]) -> int:
         parser.print_help()
         return 0
 
-    from vitjax.training.config import load_config
+    from vitjax.training.pretrained import describe
+    from vitjax.training.recipe import load_config
+    from vitjax.training.start import load_start
 
-    config = apply_overrides(load_config(options.config), overrides, prog="vitjax train", flags=vars(options))
+    # A run that goes on knows what it started from; the checkpoint itself may be gone.
+    start = load_start(options.directory) if options.resume and options.directory else None
+    init = start.pretrained if start else describe(options.init) if options.init else None
+    config = load_config(options.config, init)
+    config = apply_overrides(config, overrides, prog="vitjax train", flags=vars(options))
 
     from vitjax.parallel.processes import ProcessConfig, initialize
     from vitjax.training.checkpoints import SaveFailed

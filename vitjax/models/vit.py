@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -104,7 +105,7 @@ class VisionTransformer(nnx.Module):
                 return RelativeBlock(t, relative_bias, rngs=rngs)
             return EncoderBlock(t, rngs=rngs)
 
-        self.blocks = stack_blocks(block, t.depth, rngs=rngs)
+        self.blocks: Any = stack_blocks(block, t.depth, rngs=rngs)
         if t.norm_position == "pre":
             self.norm = norm()
         if config.pooling == "attention":
@@ -171,6 +172,22 @@ class VisionTransformer(nnx.Module):
             prefix = jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape[1:]))
             x = jnp.concatenate([prefix.astype(x.dtype), x], axis=1)
         return self.embedding_norm(x, train=train) if config.embedding_norm else x
+
+    def resampled(self, image_size: tuple[int, int]) -> dict[str, Array]:
+        """The parameters that depend on `config.image_size`, by path, made for another one; {} for the same grid."""
+        config = self.config
+        grid = config.grid(image_size)
+        if grid == config.grid(config.image_size):
+            return {}
+        made: dict[str, Array] = {}
+        if config.has_learned_positions:
+            made["positions/embedding"] = self.positions(grid)
+        if config.has_relative_positions and config.relative_tables == "shared":
+            made["relative_bias/embedding"] = self.relative_bias.table(grid)
+        elif config.has_relative_positions:
+            tables = jax.vmap(lambda bias: bias.table(grid))(self.blocks.relative_bias)
+            made["blocks/relative_bias/embedding"] = tables
+        return made
 
     def features(
         self,

@@ -230,12 +230,7 @@ class RelativeGridBias(nnx.Module):
         self.interpolation = interpolation
 
     def __call__(self, grid: Grid, *, prefix: int = 0) -> Float[Array, "1 H N N"]:
-        def offset_grid(g: Grid) -> Grid:
-            return (2 * g[0] - 1, 2 * g[1] - 1)
-
-        table = interpolate_grid(
-            self.embedding[...], offset_grid(self.grid), offset_grid(grid), self.interpolation
-        )
+        table = self.table(grid)
         rows, columns = jnp.divmod(jnp.arange(grid[0] * grid[1]), grid[1])
         row_offset = rows[:, None] - rows[None, :] + grid[0] - 1
         column_offset = columns[:, None] - columns[None, :] + grid[1] - 1
@@ -246,3 +241,13 @@ class RelativeGridBias(nnx.Module):
             bias = bias.at[:, :prefix].set(of_query).at[:, :, :prefix].set(of_key)
             bias = bias.at[:, :prefix, :prefix].set(of_both)
         return bias[None]
+
+    def table(self, grid: Grid) -> Float[Array, "O H"]:
+        """The bias of each offset between two cells of a grid of this size."""
+
+        def offset_grid(g: Grid) -> Grid:
+            return (2 * g[0] - 1, 2 * g[1] - 1)
+
+        return interpolate_grid(
+            self.embedding[...], offset_grid(self.grid), offset_grid(grid), self.interpolation
+        )

@@ -1,5 +1,7 @@
 """Names for the leaves of a pytree: "/"-joined paths, the same for sharding rules, checkpoints and reports."""
 
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -35,3 +37,25 @@ def named_leaves(tree: Any) -> dict[str, Any]:
             raise ValueError(f'the tree has a leaf {name!r} whose keys clash or hold a "/"; rename the key')
         named[name] = leaf
     return named
+
+
+def nested(named: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `named_leaves` for nested dicts with string keys."""
+    tree: dict[str, Any] = {}
+    for name, leaf in named.items():
+        *parents, last = name.split("/")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = leaf
+    return tree
+
+
+def matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """The names that one of the patterns (regular expressions) matches as a whole."""
+    return {name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)}
+
+
+def is_stacked(name: str) -> bool:
+    """Whether a parameter is one of a stack of blocks, so that its first axis is the layers'."""
+    return re.search(r"(^|/)\w*blocks/(?!\d+/)", name) is not None

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vitjax.parallel.paths import named_leaves, path_name
+from vitjax.parallel.paths import is_stacked, named_leaves, path_name
 
 BATCH_AXES = ("data", "fsdp")
 
@@ -52,6 +52,11 @@ RULES: tuple[Rule, ...] = (
     Rule(r"(tokens|embedding)/embedding", ("vocabulary", "width")),
     Rule(r"head/kernel", ("width", "vocabulary")),
     Rule(r"head/bias|head_bias", ("vocabulary",)),
+    # low-rank factors of kernels (vitjax.training.lora): the dimension that `tensor` splits is split in them too
+    Rule(r"(query|key|value)/kernel/b", ("rank", "heads", "head_width")),
+    Rule(r"(cross_)?attention/out/kernel/a", ("heads", "head_width", "rank")),
+    Rule(r"(up|gate)/kernel/b", ("rank", "hidden")),
+    Rule(r"down/kernel/a", ("hidden", "rank")),
     Rule(r".*", None),
 )
 
@@ -166,7 +171,7 @@ def _named_dims(rule: Rule, path: str, shape: tuple[int, ...]) -> tuple[str, ...
     if rule.dims is not None:
         layers = len(shape) - len(rule.dims)
         return ("layers",) * layers + rule.dims if layers in (0, 1) else None
-    stacked = len(shape) > 1 and re.search(r"(^|/)\w*blocks/(?!\d+/)", path) is not None
+    stacked = len(shape) > 1 and is_stacked(path)
     return tuple("layers" if stacked and index == 0 else f"dim {index}" for index in range(len(shape)))
 
 

@@ -1,11 +1,8 @@
 """What a run is: one frozen dataclass, which a file in `configs/` returns and a run keeps as JSON."""
 
 import difflib
-import importlib.util
 import json
-import traceback
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -15,8 +12,23 @@ from vitjax.decoding.config import GenerationConfig
 from vitjax.models.config import CLASSIFIERS, ModelConfig, image_encoder, reads_images
 from vitjax.models.encoder_decoder import EncoderDecoderConfig
 from vitjax.parallel.mesh import MeshConfig
+from vitjax.training.lora import LoraConfig
 from vitjax.training.mixing import MixingConfig
 from vitjax.training.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """The checkpoint that a run starts from instead of from random numbers."""
+
+    checkpoint: str = ""
+    """A run of `vitjax train`, or whatever `vitjax.load` reads; empty for none. `--init DIR` sets it. It is read once:
+    a run that is resumed does not need it."""
+    part: str = ""
+    """The part of the checkpoint's parameters that is the whole of this model: `encoder`; empty for all of them."""
+    new: tuple[str, ...] = ()
+    """Patterns of parameter paths that start anew, whether the checkpoint has them or not: `head/.*`. All others must
+    be there, in the model's shapes, and nothing may be left over."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,8 @@ class Config:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """How a sequence model is decoded when it is evaluated."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
         if self.mesh.beam != 1:
@@ -92,6 +106,13 @@ class Config:
             )
         if self.mixing.active and not isinstance(self.model, CLASSIFIERS):
             raise ValueError("mixing blends classes: it needs a classifier, this model writes sequences")
+        if self.lora.rank and not self.init.checkpoint:
+            raise ValueError("lora.rank adapts a checkpoint, and this run starts from none: give --init DIR")
+        if self.lora.rank and self.train.freeze:
+            raise ValueError(
+                "train.freeze has nothing to say under LoRA, which freezes all but its factors, new parameters and "
+                "lora.whole: leave it out, or set lora.rank 0"
+            )
         if self.train.parallel_fraction:
             _require_parallel(self.model)
         if reads_images(self.model):
@@ -151,39 +172,3 @@ def _refuse_unknown(given: Any, known: Any, where: str, prefix: str = "") -> Non
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
             raise ValueError(f"{where}: no key {prefix}{name}; did you mean {prefix}{near}?")
         _refuse_unknown(value, known[name], where, f"{prefix}{name}.")
-
-
-def load_config(path: str | Path) -> Config:
-    """Run `get_config()` of a Python file.
-
-    Raises ValueError with one line if there is no such file, no such function, it fails, or returns something else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise ValueError(f"no config file {path}" + (f"; there are {', '.join(near)}" if near else ""))
-    spec = importlib.util.spec_from_file_location(f"vitjax_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is not a Python file: a config is a .py file with get_config()")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        get_config: Any = getattr(module, "get_config", None)
-        config = get_config() if callable(get_config) else None
-    except Exception as error:
-        raise ValueError(f"{_place(error, path)}: {type(error).__name__}: {error}") from error
-    if not callable(get_config):
-        raise ValueError(
-            f"{path} has no function get_config(): it must return a vitjax.training.config.Config"
-        )
-    if not isinstance(config, Config):
-        raise ValueError(f"{path}: get_config() returned {type(config).__name__}, expected a Config")
-    return config
-
-
-def _place(error: Exception, path: Path) -> str:
-    """`file:line` of the config file that an error came out of."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}"
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    return f"{path}:{lines[-1]}" if lines else str(path)

@@ -20,7 +20,8 @@ from vitjax.training.config import Config, to_json
 from vitjax.training.evaluation import Evaluation, evaluate
 from vitjax.training.logging import MetricsLogger
 from vitjax.training.signals import StopFlag
-from vitjax.training.state import Setup, TrainState, init_state, make_setup
+from vitjax.training.start import first_state, load_start, require_same_start, save_start, tokenizer_to_keep
+from vitjax.training.state import Setup, TrainState, evaluated, make_setup
 from vitjax.training.step import make_train_step
 from vitjax.training.streams import RunData, eval_set, eval_stream, open_data, require_same_data, train_stream
 from vitjax.training.tokenizer_file import save_tokenizer
@@ -61,19 +62,25 @@ def fit(config: Config, directory: str | Path, *, resume: bool = False) -> Resul
     refuse_overwrite(directory, resume)
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
-    data = open_data(config)
+    resuming = resume and any((directory / "checkpoints").glob("step_*"))
+    data = open_data(config, tokenizer_to_keep(config, directory if resuming else None))
     setup = make_setup(config, mesh)
     with Checkpointer(directory / "checkpoints", keep=config.train.keep) as checkpoints:
-        if resume and any((directory / "checkpoints").glob("step_*")):
+        if resuming:
+            start = load_start(directory)
+            require_same_start(start, config.init)
             state, metadata = checkpoints.restore(setup.shapes)
             require_same_data(metadata["data"], data.fingerprint)
         else:
-            state, metadata = init_state(setup), {"data": data.fingerprint, "train_seconds": 0.0}
+            state, start = first_state(setup, mesh)
+            metadata = {"data": data.fingerprint, "train_seconds": 0.0}
         if is_primary():
             (directory / "config.json").write_text(to_json(config))
+            save_start(directory, start)
             if data.tokenizer is not None:
                 save_tokenizer(directory, data.tokenizer)
-        return _run(setup, state, mesh, data, directory, checkpoints, metadata)
+        lines = [] if resuming or start is None else start.lines()
+        return _run(setup, state, mesh, data, directory, checkpoints, metadata, lines)
 
 
 def _run(
@@ -84,18 +91,21 @@ def _run(
     directory: Path,
     checkpoints: Checkpointer,
     metadata: dict[str, Any],
+    said_first: list[str],
 ) -> Result:
     train = setup.config.train
     start = int(state.step)
     update = make_train_step(setup, mesh)
-    held_out = eval_set(setup.config, mesh)
+    held_out = eval_set(setup.config, mesh, data.tokenizer)
     evaluation, stopped, seconds = None, None, metadata["train_seconds"]
     clock, bad_labels = time.perf_counter(), 0
     with (
         StopFlag() as stop,
         MetricsLogger(directory, train.steps, examples_per_step=train.batch_size, start_step=start) as logger,
-        train_stream(setup.config, mesh, start, data.source) as batches,
+        train_stream(setup.config, mesh, start, data) as batches,
     ):
+        for line in said_first:
+            logger.message(line)
         for step in range(start + 1, train.steps + 1):
             state, metrics = update(state, next(batches))
             bad_labels += metrics["bad_labels"]
@@ -147,10 +157,9 @@ def evaluate_state(
 ) -> Evaluation:
     """Score the averaged parameters (or the trained ones if no average is kept) on the evaluation split."""
     config = setup.config
-    with eval_stream(config, mesh, held_out) as stream:
-        return evaluate(
-            config, setup.definition, state.evaluated, state.stats, stream, mesh=mesh, tokenizer=tokenizer
-        )
+    params = evaluated(config, state)
+    with eval_stream(config, mesh, held_out, tokenizer=tokenizer) as stream:
+        return evaluate(config, setup.definition, params, state.stats, stream, mesh=mesh, tokenizer=tokenizer)
 
 
 def _stops(stop: StopFlag, step: int, every: int) -> bool:

@@ -14,6 +14,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from vitjax.parallel.paths import path_name
+from vitjax.training.lora import LORA
+
 Schedule = Callable[[Any], Any]
 
 EMBEDDING_NAMES = ("embedding", "embedding_norm", "patch_embedding", "positions")
@@ -42,7 +45,8 @@ class OptimizerConfig:
     final_fraction: float = 0.0
     """Where the cosine ends, as a part of the peak."""
     weight_decay: float = 0.0
-    """Applied to kernels only: not to biases, norms, layer scales, embeddings, positions, class token or registers."""
+    """Applied to kernels and LoRA's factors only: not to biases, norms, layer scales, embeddings, positions, class
+    token or registers."""
     layer_decay: float = 1.0
     """Each layer's rate is this times that of the layer above it (BEiT); 1 turns it off."""
     clip_norm: float = 0.0
@@ -154,8 +158,12 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
 
 
 def decay_mask(params_shapes: PyTree) -> PyTree:
-    """True for the arrays that weight decay shrinks: the kernels (big_vision's rule)."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1] in DECAYED_NAMES, params_shapes)
+    """True for the arrays that weight decay shrinks: the kernels (big_vision's rule), and what is added to them."""
+
+    def decayed(path, _):
+        return path_name(path).startswith(f"{LORA}/") or _names(path)[-1] in DECAYED_NAMES
+
+    return jax.tree_util.tree_map_with_path(decayed, params_shapes)
 
 
 def layer_multipliers(params_shapes: PyTree, layer_decay: float) -> PyTree:
@@ -235,7 +243,8 @@ def _scale_by(multipliers: PyTree) -> optax.GradientTransformation:
 
 
 def _names(path) -> tuple[str, ...]:
-    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+    """The components of a parameter's path; of LoRA's factors, from that of their kernel on."""
+    return tuple(path_name(path).removeprefix(f"{LORA}/").split("/"))
 
 
 def _stack(path) -> tuple[str, ...] | None:

@@ -13,6 +13,7 @@ from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree
 from vitjax.parallel.sharding import Placement, explain
 from vitjax.training.config import Config
+from vitjax.training.lora import LORA
 from vitjax.training.state import join, make_setup
 from vitjax.training.step import make_train_step, train_step
 from vitjax.training.tasks import batch_shapes
@@ -25,7 +26,7 @@ class Plan:
     """A run's cost.
 
     Attributes:
-      parameters, trainable: numbers, frozen ones included and not.
+      parameters, trainable: numbers: of the model's, frozen ones included, and of what is trained, LoRA's factors too.
       state_bytes: of the whole training state, over all devices, each array counted once.
       analytic_flops: of one step, counted from the config (`vitjax.analysis.complexity`).
       xla_flops: of one step, as XLA counts the program with its layers written out; None where it does not say.
@@ -52,7 +53,7 @@ def make_plan(config: Config, mesh: Mesh) -> Plan:
     assert memory is not None  # every backend of jaxlib tells
     params = join(setup.shapes.params, setup.shapes.frozen)
     return Plan(
-        parameters=_count(params),
+        parameters=_count({name: part for name, part in params.items() if name != LORA}),
         trainable=_count(setup.shapes.params),
         state_bytes=sum(_bytes(leaf) for leaf in jax.tree.leaves(setup.shapes)),
         analytic_flops=_analytic(config),

@@ -13,7 +13,7 @@ from vitjax.nn.functional import Tree, merge, stats_of
 from vitjax.parallel.sharding import batch_sharding, replicated
 from vitjax.training.losses import LossSum
 from vitjax.training.optimizer import ema_update
-from vitjax.training.state import Setup, TrainState, join
+from vitjax.training.state import Setup, TrainState, merged
 from vitjax.training.tasks import loss_function
 
 Batch = dict[str, Array]
@@ -66,7 +66,7 @@ def _gradients(
     setup: Setup, state: TrainState, stats: Tree, batch: Batch, key: Array
 ) -> tuple[Tree, LossSum, Tree]:
     def total(params: Tree) -> tuple[Array, tuple[LossSum, Tree]]:
-        model = merge(setup.definition, join(params, state.frozen), stats)
+        model = merge(setup.definition, merged(setup.config, params, state.frozen), stats)
         loss = loss_function(setup.config, model, batch, train=True, key=key)
         return loss.total, (loss, stats_of(model))
 

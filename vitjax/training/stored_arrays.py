@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
-from vitjax.parallel.paths import named_leaves
+from vitjax.parallel.paths import named_leaves, nested
 
 
 class ArraySpec(TypedDict):
@@ -82,7 +82,7 @@ def selected(spec: Spec, only: Collection[str] | None) -> Spec:
 
 def storable(tree: Any) -> dict[str, Any]:
     """The nested dict that goes to Orbax."""
-    return _nested({name: _bits(leaf) for name, leaf in named_leaves(tree).items()})
+    return nested({name: _bits(leaf) for name, leaf in named_leaves(tree).items()})
 
 
 def read(reader: ocp.AsyncCheckpointer, directory: Path, spec: Spec, target: Any = None) -> Any:
@@ -102,13 +102,13 @@ def read(reader: ocp.AsyncCheckpointer, directory: Path, spec: Spec, target: Any
         reader.restore(
             directory,
             args=ocp.args.PyTreeRestore(
-                item=_nested(dict.fromkeys(spec, 0)), restore_args=_nested(restore_args), partial_restore=True
+                item=nested(dict.fromkeys(spec, 0)), restore_args=nested(restore_args), partial_restore=True
             ),
         )
     )
     arrays = {name: _typed(flat[name], array) for name, array in spec.items()}
     if target is None:
-        return _nested(arrays)
+        return nested(arrays)
     leaves = [
         np.asarray(arrays[name]) if isinstance(leaf, np.ndarray) else jnp.asarray(arrays[name])
         for name, leaf in places.items()
@@ -137,14 +137,3 @@ def _restore_args(spec: ArraySpec, sharding: Sharding | None) -> ocp.RestoreArgs
 
 def _form(spec: ArraySpec) -> str:
     return f"{spec['dtype']}[{','.join(map(str, spec['shape']))}]"
-
-
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        *parents, last = name.split("/")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = leaf
-    return nested

@@ -26,11 +26,18 @@ class RunData:
     fingerprint: dict[str, Any]
 
 
-def open_data(config: Config) -> RunData:
-    """Open the training data; ValueError, one line, if the model cannot learn from it."""
+def open_data(config: Config, tokenizer: Tokenizer | None = None) -> RunData:
+    """Open the training data; ValueError, one line, if the model cannot learn from it.
+
+    Args:
+      tokenizer: of the model, where it has learned with one; None is the dataset's own.
+    """
     source = build_source(config.data, config.data.train_split)
     check_task(config, source.info)
-    tokenizer = None if is_classifier(config) else tokenizer_for(config.data)
+    if is_classifier(config):
+        tokenizer = None
+    elif tokenizer is None:
+        tokenizer = tokenizer_for(config.data)
     if tokenizer is not None:
         check_texts(config, tokenizer)
     train = config.train
@@ -38,7 +45,7 @@ def open_data(config: Config) -> RunData:
     return RunData(source, tokenizer, data)
 
 
-def train_stream(config: Config, mesh: Mesh, start_step: int, source: Source | None = None) -> DevicePrefetch:
+def train_stream(config: Config, mesh: Mesh, start_step: int, data: RunData) -> DevicePrefetch:
     """Device batches from step `start_step` on, a function of (seed, step) alone, each process reading its part."""
     size = config.train.batch_size
     sharding = batch_sharding(mesh, size)
@@ -47,35 +54,48 @@ def train_stream(config: Config, mesh: Mesh, start_step: int, source: Source | N
         config.data,
         batch_size=size,
         seed=config.train.seed,
+        tokenizer=data.tokenizer,
         num_classes=_classes(config),
         process_index=index,
         process_count=count,
         start_step=start_step,
-        source=source,
+        source=data.source,
     )
     return prefetch_to_device(batches, sharding)
 
 
-def eval_set(config: Config, mesh: Mesh) -> EvalBatches:
-    """This process's part of the evaluation split, to be read again by each `eval_stream`."""
+def eval_set(config: Config, mesh: Mesh, tokenizer: Tokenizer | None = None) -> EvalBatches:
+    """This process's part of the evaluation split, to be read again by each `eval_stream`.
+
+    Args:
+      tokenizer: the model's; None is the dataset's own.
+    """
     size = config.train.batch_size
     index, count = process_share(batch_sharding(mesh, size), size)
     return eval_batches(
         config.data,
         batch_size=size,
+        tokenizer=tokenizer,
         num_classes=_classes(config),
         process_index=index,
         process_count=count,
     )
 
 
-def eval_stream(config: Config, mesh: Mesh, batches: EvalBatches | None = None) -> DevicePrefetch:
+def eval_stream(
+    config: Config,
+    mesh: Mesh,
+    batches: EvalBatches | None = None,
+    *,
+    tokenizer: Tokenizer | None = None,
+) -> DevicePrefetch:
     """Device batches of the evaluation split, once, in order; `mask` is False where the last one is filled up.
 
     Args:
       batches: of `eval_set`, where the split is read several times.
+      tokenizer: as in `eval_set`.
     """
-    batches = eval_set(config, mesh) if batches is None else batches
+    batches = eval_set(config, mesh, tokenizer) if batches is None else batches
     return prefetch_to_device(batches, batch_sharding(mesh, config.train.batch_size))
 
 
