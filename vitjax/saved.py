@@ -25,12 +25,13 @@ from vitjax.parallel.sharding import shardings
 from vitjax.training import checkpoints
 from vitjax.training.config import parse
 from vitjax.training.tokenizer_file import load_tokenizer, save_tokenizer
-from vitjax.weights.checkpoint import read_json, translate
+from vitjax.weights.checkpoint import read_json
 from vitjax.weights.folder import open_tensors, write_tensors
 from vitjax.weights.generation import TOKEN_IDS, write_generation
 from vitjax.weights.npz_file import write_npz
 from vitjax.weights.preprocessing import timm_fields, write_preprocessing
 from vitjax.weights.table import Entry, Table
+from vitjax.weights.translation import translate
 
 SavedFormat = Literal["safetensors", "orbax", "hf", "timm", "npz"]
 

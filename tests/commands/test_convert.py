@@ -35,3 +35,13 @@ def test_a_place_that_is_taken(vitjax, tmp_path):
     (tmp_path / "notes").write_text("mine")
     code, _, err = vitjax("convert", WEIGHTS / "vit_hf", tmp_path, "--format", "hf")
     assert code == 1 and "expected a new or an empty directory" in err
+
+
+def test_a_run_becomes_a_timm_model(vitjax, classes_run, tmp_path):
+    """Dropout and the like, which timm's config.json does not hold, matter to training alone."""
+    code, out, err = vitjax("convert", classes_run, tmp_path / "timm", "--format", "timm")
+    assert (code, err) == (0, "") and "read back bit for bit" in out
+    run, timm = package.load(classes_run), package.load(tmp_path / "timm")
+    assert timm.family == "timm ViT"
+    pixels = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    np.testing.assert_array_equal(run.logits(pixels), timm.logits(pixels))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 FORMATS = ("hf", "timm", "npz", "orbax", "safetensors")
 EXAMPLE = """examples:
   vitjax convert google/vit-base-patch16-224 vit --format orbax
-  vitjax convert runs/digits_vit digits --format hf
+  vitjax convert runs/digits_vit digits --format timm
   vitjax convert vit.npz vit-timm --format timm
 """
 

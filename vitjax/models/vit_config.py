@@ -66,7 +66,7 @@ class VisionTransformerConfig:
     stem_strides: tuple[int, ...] = ()
     patch_bias: bool = True
     positions: ImagePositions = "learned"
-    position_interpolation: Interpolation = "bicubic"
+    position_interpolation: Interpolation = "bicubic_antialias"
     prefix_positions: int = 0
     relative_tables: Literal["shared", "layers"] = "shared"
     relative_prefix: bool = False

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -20,13 +19,12 @@ from vitjax.nn.functional import Tree
 from vitjax.parallel.paths import named_leaves
 from vitjax.weights.config_types import require_types
 from vitjax.weights.copies import WithoutCopies
-from vitjax.weights.families import FAMILIES, recognize
-from vitjax.weights.family import Family, Fields, Format
+from vitjax.weights.families import recognize
+from vitjax.weights.family import Family, Fields
 from vitjax.weights.folder import open_tensors
 from vitjax.weights.stored import file_status, one_line
 from vitjax.weights.table import Table
 from vitjax.weights.tensors import Tensors, TensorSpec
-from vitjax.weights.writing import Storable
 
 MAX_JSON_BYTES = 8 * 2**20
 
@@ -88,39 +86,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         view = WithoutCopies(_WithoutPrefix(tensors, family.prefix), family.copies(fields))
         config = family.read_config(fields, view.specs)
         require_types(config)
-        params, stats, table = _matched(family, config)
+        params, stats, table = matched(family, config)
     table.check(view.specs, family.ignored, str(path))
     return Checkpoint(path, family, fields, config, view, table, params, stats)
-
-
-def translate(
-    config: ModelConfig, params: Tree, stats: Tree, format: Format, *, prefer: str | None = None
-) -> tuple[Family, Fields, Mapping[str, Storable]]:
-    """A model as one of the families of a format: that family, its config.json, its arrays by their names on disk.
-
-    Args:
-      prefer: the name of the family to try first, the one that the model was read as.
-
-    Raises:
-      ValueError: no family of that format has such a model; the line tells why the nearest has not.
-    """
-    arrays = named_leaves(params) | named_leaves(stats)
-    reasons: dict[str, ValueError] = {}
-    for family in sorted(FAMILIES, key=lambda family: family.name != prefer):
-        if family.format == format:
-            try:
-                fields = family.write_config(config)
-                table = _matched(family, config)[2]
-                named = {name: _OnDisk(table, name, arrays) for name in table.expected}
-                specs = {name: TensorSpec(array.shape, array.dtype.name, "") for name, array in named.items()}
-                found = family.read_config(fields, specs)
-                if found != config:
-                    raise ValueError(f"it would come back with {_difference(config, found)}")
-                return family, fields, _prefixed(family, named)
-            except ValueError as error:
-                reasons[family.name] = error
-    why = next((f": {name}: {error}" for name, error in reasons.items()), "")
-    raise ValueError(f"this model cannot be written in the format {format}{why}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -148,7 +116,9 @@ def _explained(path: Path) -> Iterator[None]:
         raise ValueError(reason if reason.startswith(str(path)) else f"{path}: {reason}") from None
 
 
-def _matched(family: Family, config: ModelConfig) -> tuple[Tree, Tree, Table]:
+def matched(family: Family, config: ModelConfig) -> tuple[Tree, Tree, Table]:
+    """Our model without arrays, `(params, stats)`, and the family's table for it."""
+
     def build(rngs: nnx.Rngs) -> nnx.Module:
         return config.build(rngs=rngs)
 
@@ -174,46 +144,3 @@ class _WithoutPrefix:
 
     def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
         return self._tensors.read(self._names[name], index)
-
-
-@dataclass(frozen=True)
-class _OnDisk:
-    """One array of theirs, made of ours when it is asked for."""
-
-    table: Table
-    name: str
-    arrays: Mapping[str, jax.Array]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.table.expected[self.name]
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(self.arrays[self.table.entry_of[self.name].ours[0]].dtype)
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        return self.table.written(self.name, self.arrays)
-
-
-def _prefixed(family: Family, named: Mapping[str, Storable]) -> dict[str, Storable]:
-    """With the prefix of the base model, where the file also holds a head or the family has none."""
-    if family.heads and not any(name.startswith(family.heads) for name in named):
-        return dict(named)
-    return {
-        name if family.heads and name.startswith(family.heads) else family.prefix + name: array
-        for name, array in named.items()
-    }
-
-
-def _difference(ours: Any, found: Any, where: str = "") -> str:
-    """The first field in which two configs differ, and its two values."""
-    for name in getattr(ours, "__dataclass_fields__", {}):
-        a, b = getattr(ours, name), getattr(found, name, None)
-        if a != b:
-            return (
-                _difference(a, b, f"{where}{name}.")
-                if hasattr(a, "__dataclass_fields__") and type(a) is type(b)
-                else f"{where}{name}: {b!r} instead of {a!r}"
-            )
-    return f"{where or 'model'}: {found!r}"
