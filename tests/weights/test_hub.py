@@ -1,6 +1,7 @@
 import fnmatch
 import importlib
 import os
+import shlex
 import socket
 import sys
 from pathlib import Path
@@ -55,6 +56,7 @@ def hub(monkeypatch, tmp_path):
     """A huggingface_hub that notes what it was asked for and gives a folder."""
     asked = []
     (tmp_path / "fetched").mkdir()
+    (tmp_path / "fetched" / "model.safetensors").touch()
 
     def snapshot_download(repository, **options):
         asked.append((repository, options))
@@ -102,6 +104,18 @@ def test_an_id_is_fetched(hub, text, revision):
         )
 
     assert [name for name in SOME + NEVER if fetched(name)] == SOME
+
+
+def test_a_repository_of_pickles_alone_is_refused_with_a_command(hub):
+    for file in hub.result.iterdir():
+        file.unlink()
+    with pytest.raises(
+        ValueError, match="^org/name has no safetensors or .npz, and pickles are not fetched"
+    ) as refusal:
+        local_path("org/name@main")
+    python, option, code, source, target = shlex.split(str(refusal.value).split(": ", 2)[2])
+    assert (python, option, source, target) == ("python", "-c", "org/name", "name")
+    compile(code, "command", "exec")
 
 
 @pytest.mark.parametrize("value", ["1", "true", "YES", "on"])

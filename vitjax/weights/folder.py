@@ -6,6 +6,7 @@ those of the hub's cache are.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,8 +52,8 @@ def open_tensors(path: str | Path) -> Tensors:
             raise ValueError(
                 f"{path} holds {len(found)} {suffix} files ({names}) and no {INDEX}; name one of them"
             )
-    for file in sorted(filter(is_refused, files), key=convertibility):
-        raise ValueError(refusal(file))
+    if refused := sorted(filter(is_refused, files), key=convertibility):
+        raise ValueError(refusal(refused[0]))
     names = ", ".join(file.name for file in files[:4]) or "nothing"
     raise ValueError(f"{path} holds no weights: expected {ONE_FILE}, {INDEX} or an .npz file, found {names}")
 
@@ -77,7 +78,7 @@ def write_tensors(
     groups: list[dict[str, Storable]] = [{}]
     filled = total = 0
     for name, array in arrays.items():
-        size = int(np.prod(array.shape)) * array.dtype.itemsize
+        size = math.prod(array.shape) * array.dtype.itemsize
         if filled + size > file_bytes and groups[-1]:
             groups.append({})
             filled = 0

@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+from vitjax.weights.refused import hub_refusal
 from vitjax.weights.stored import one_line
 
 SCHEME = "hf://"
@@ -24,7 +25,7 @@ def local_path(source: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: neither a path that is there nor an id; or offline and never fetched.
-        ValueError: huggingface_hub is not installed, or the hub did not give it; one line that says why.
+        ValueError: huggingface_hub is not installed, or the hub has it not, or only as a pickle; one line.
     """
     text = str(source)
     wanted = text.removeprefix(SCHEME)
@@ -63,4 +64,6 @@ def _fetch(repository: str, revision: str | None) -> Path:
     except Exception as error:  # its errors and its HTTP client's have no base in common
         where = "is not in the cache and HF_HUB_OFFLINE is set" if offline else "did not come from the hub"
         raise ValueError(f"{repository} {where}: {one_line(error)}") from None
+    if not any(name.endswith((".safetensors", ".npz")) for name in os.listdir(folder)):
+        raise ValueError(hub_refusal(repository, repository.split("/")[1]))
     return Path(folder)

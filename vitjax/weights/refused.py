@@ -69,15 +69,29 @@ def refusal(file: Path) -> str:
     return _line(file, f"made by {package}", f"'transformers<5', torch, {package}", command, folder, folder)
 
 
+def hub_refusal(repository: str, folder: str) -> str:
+    """One line: a repository of the hub has nothing that is opened, and commands that make a folder of it."""
+    fetch = f"hf download {shlex.quote(repository)} --local-dir {shlex.quote(folder)}"
+    convert = _run(_BY_TRANSFORMERS.format(option=""), folder, folder)
+    return (
+        f"{repository} has no safetensors or .npz, and pickles are not fetched: convert it in an environment with "
+        f"torch, transformers: {fetch} && {convert}"
+    )
+
+
 def _line(file: Path, what: str, needs: str, command: str, source: Path, target: Path) -> str:
-    run = f'python -c "{command}" {shlex.quote(str(source))} {shlex.quote(str(target))}'
+    run = _run(command, str(source), str(target))
     return f"{file} is {what}: not opened; convert it in an environment with {needs}: {run}"
+
+
+def _run(command: str, source: str, target: str) -> str:
+    return f'python -c "{command}" {shlex.quote(source)} {shlex.quote(target)}'
 
 
 def _of_transformers(folder: Path) -> bool:
     """Whether the folder's config.json names a class of transformers."""
-    try:
-        with open(folder / "config.json", "rb") as file:
-            return b'"architectures"' in file.read(2**20)
-    except OSError:
+    config = folder / "config.json"
+    if not config.is_file():
         return False
+    with open(config, "rb") as file:
+        return b'"architectures"' in file.read(2**20)
