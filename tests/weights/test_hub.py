@@ -110,11 +110,13 @@ def test_a_repository_of_pickles_alone_is_refused_with_a_command(hub):
     for file in hub.result.iterdir():
         file.unlink()
     with pytest.raises(
-        ValueError, match="^org/name has no safetensors or .npz, and pickles are not fetched"
+        ValueError, match="^org/name has no safetensors or .npz, and pickles are not"
     ) as refusal:
         local_path("org/name@main")
-    python, option, code, source, target = shlex.split(str(refusal.value).split(": ", 2)[2])
-    assert (python, option, source, target) == ("python", "-c", "org/name", "name")
+    fetch, convert = str(refusal.value).split(": ", 2)[2].split(" && ")
+    assert fetch == "hf download org/name --local-dir name"
+    python, option, code, *folders = shlex.split(convert)
+    assert (python, option, folders) == ("python", "-c", ["name", "name"])
     compile(code, "command", "exec")
 
 
