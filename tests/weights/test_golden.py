@@ -8,14 +8,6 @@ from vitjax.decoding import GenerationConfig
 
 # What vitjax does not read yet. A case that loads must leave this set.
 NOT_YET = {
-    "beit_hf",
-    "beit_hf_shared",
-    "beit_timm",
-    "beit_trocr",
-    "dinov3_gated_hf",
-    "dinov3_gated_timm",
-    "dinov3_hf",
-    "dinov3_timm",
     "resnet_hf",
     "resnet_hf_basic",
     "resnet_timm",

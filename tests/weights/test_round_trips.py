@@ -20,7 +20,7 @@ def same_arrays(model, other):
         assert np.asarray(array).tobytes() == np.asarray(theirs[name]).tobytes(), name
 
 
-NOT_YET = re.compile(r"beit.*|dinov3.*|resnet.*")
+NOT_YET = re.compile(r"resnet.*")
 CASES = [
     pytest.param(name, marks=pytest.mark.xfail(strict=True)) if NOT_YET.fullmatch(name) else name
     for name in case_names()

@@ -13,10 +13,13 @@ from jaxtyping import Array, Float
 Grid = tuple[int, int]
 Numbers = np.ndarray | Array
 
-Interpolation = Literal["bicubic", "bicubic_antialias", "bilinear", "bilinear_antialias", "linear_corners"]
+Interpolation = Literal[
+    "bicubic", "bicubic_antialias", "bilinear", "bilinear_antialias", "linear_corners", "linear_geometric"
+]
 """`bicubic` and `bilinear` are torch's `interpolate` (cubic with a = -0.75; transformers). With `_antialias` a smaller
 grid averages over all it covers, and a is -0.5 (timm; Pillow's filters). `linear_corners` keeps corner on corner
-(big_vision, by SciPy's `zoom`)."""
+(big_vision, by SciPy's `zoom`). `linear_geometric` keeps the middle of a table of offsets as it is, and spreads what is
+around it further and further out (BEiT; timm)."""
 
 
 def interpolate_grid(
@@ -37,16 +40,20 @@ def interpolate_grid(
 
 def resampling_matrix(source: int, target: int, interpolation: Interpolation) -> Float[np.ndarray, "M N"]:
     """The weight of each of `source` samples in each of `target` ones, in float64; rows sum to 1."""
+    if interpolation == "linear_geometric":
+        return _geometric_matrix(source, target)
     return np.asarray(resampling_weights(np.arange(target), source, np.asarray(target), interpolation))
 
 
 def resampling_weights(
     cells: Numbers, source: int, target: Numbers, interpolation: Interpolation
 ) -> Float[Numbers, "*M N"]:
-    """Rows of `resampling_matrix`: the weights of `source` samples in given `cells` of `target` ones.
+    """Rows of `resampling_matrix`, of all but `linear_geometric`: the weights in some of the target cells.
 
     Args:
-      cells, target: arrays that broadcast, of NumPy, or of JAX where images of many sizes are in one compiled batch.
+      cells: which of the target cells.
+      target: an array that broadcasts with `cells`, both of NumPy, or of JAX where images of many sizes are in one
+        compiled batch.
     """
     if interpolation == "linear_corners":
         places = cells * (source - 1) / (target - 1).clip(1)
@@ -66,6 +73,24 @@ def resampling_weights(
         return inside / inside.sum(-1, keepdims=True)
     first, *_, last = np.eye(source) if source > 1 else np.ones((2, 1))
     return inside + before.sum(-1, keepdims=True) * first + after.sum(-1, keepdims=True) * last
+
+
+def _geometric_matrix(source: int, target: int) -> Float[np.ndarray, "M N"]:
+    """Offsets of the source grow from the middle by 1, q, q^2, ..., to reach the outermost of the target.
+
+    The ratio q is found between 1.01 and 1.5, as in BEiT's code: a smaller target is a cut out of the middle.
+    """
+    half, low, high = source // 2, 1.01, 1.5
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        if (1 - ratio**half) / (1 - ratio) > target // 2:
+            high = ratio
+        else:
+            low = ratio
+    steps = np.cumsum(ratio ** np.arange(half))  # 1, 1 + q, 1 + q + q^2, ...
+    places = np.concatenate([-steps[::-1], [0.0], steps])
+    wanted = np.arange(target) - target // 2
+    return np.stack([np.interp(wanted, places, row) for row in np.eye(source)], axis=1)
 
 
 def _triangle(distance: Any) -> Any:

@@ -1,10 +1,12 @@
 """Every family vitjax reads and writes, and how one is recognized."""
 
 from vitjax.weights.bart import BART, MBART
+from vitjax.weights.beit import BEIT, TIMM_BEIT
 from vitjax.weights.big_vision import BIG_VISION, VISION_TRANSFORMER
 from vitjax.weights.clip import CLIP
 from vitjax.weights.deit import DEIT
 from vitjax.weights.dinov2 import DINOV2, DINOV2_WITH_REGISTERS
+from vitjax.weights.dinov3 import DINOV3, TIMM_DINOV3
 from vitjax.weights.family import Family, Fields, Specs
 from vitjax.weights.marian import MARIAN
 from vitjax.weights.siglip import SIGLIP
@@ -23,6 +25,10 @@ FAMILIES: tuple[Family, ...] = (
     CLIP,
     SIGLIP,
     SIGLIP2,
+    DINOV3,
+    TIMM_DINOV3,
+    BEIT,
+    TIMM_BEIT,
     TIMM_VIT,
     VISION_TRANSFORMER,
     *BIG_VISION,

@@ -57,11 +57,11 @@ def read_timm_vit(fields: Fields, specs: Specs) -> VisionTransformerConfig:
     heads = args.get("num_heads") or _heads(name, width)
     registers = specs["reg_token"].shape[1] if "reg_token" in specs else 0
     prefix = sum(token in specs for token in ("cls_token", "dist_token")) + registers
-    image_size = _image_size(fields, args)
+    image_size = image_size_of(fields, args)
     grid = (image_size[0] // patch[0]) * (image_size[1] // patch[1])
     positions = specs["pos_embed"].shape[1] if "pos_embed" in specs else grid
     head = specs.get("head.weight")
-    pooling = _pooling(name, str(fields.get("global_pool", "token")))
+    pooling = pooling_of(str(fields.get("global_pool", "token")))
     if pooling == "attention" and prefix and not args.get("pool_include_prefix"):
         raise ValueError(f"{name} leaves {prefix} tokens out of attention pooling: this is not supported")
     return VisionTransformerConfig(
@@ -190,6 +190,21 @@ def mlp(theirs: str, ours: str, *, gated: bool = False) -> list[Entry]:
     ]
 
 
+def attention_with_separate_biases(theirs: str, ours: str, *, use_bias: bool) -> list[Entry]:
+    """Attention of timm's Eva and Beit: one matrix, and biases of queries and values beside it."""
+    kernels = tuple(f"{ours}/{name}/kernel" for name in ("query", "key", "value"))
+    entries = [
+        Entry(f"{theirs}.qkv.weight", kernels, "(H C) D -> D H C"),
+        *from_heads(f"{theirs}.proj", f"{ours}/out"),
+    ]
+    if use_bias:
+        entries += [
+            Entry(f"{theirs}.q_bias", f"{ours}/query/bias", "(H C) -> H C"),
+            Entry(f"{theirs}.v_bias", f"{ours}/value/bias", "(H C) -> H C"),
+        ]
+    return entries
+
+
 def pooling_entries() -> list[Entry]:
     """timm's AttentionPoolLatent."""
     theirs, ours = "attn_pool", "pool"
@@ -227,14 +242,16 @@ def _activation(name: str, args: dict[str, Any]) -> Activation:
     return ACTIVATIONS[found]
 
 
-def _image_size(fields: Fields, args: dict[str, Any]) -> tuple[int, int]:
+def image_size_of(fields: Fields, args: dict[str, Any]) -> tuple[int, int]:
+    """Of `model_args`, or else what the architecture was trained at."""
     if args.get("img_size"):
         return pair_of(args["img_size"], "model_args.img_size")
     _, rows, columns = (fields.get("pretrained_cfg") or {}).get("input_size", (3, 224, 224))
     return pair_of((rows, columns), "pretrained_cfg.input_size")
 
 
-def _pooling(name: str, global_pool: str) -> Pooling:
+def pooling_of(global_pool: str) -> Pooling:
+    """What timm calls so; ValueError for a pooling that we have not."""
     if global_pool not in POOLS:
         raise ValueError(f"global_pool is {global_pool!r}: expected one of {', '.join(map(repr, POOLS))}")
     return POOLS[global_pool]

@@ -16,6 +16,7 @@ from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.functional import abstract
 from vitjax.parallel.paths import named_leaves
 from vitjax.weights.bart import BART_DECODER, MBART_DECODER
+from vitjax.weights.beit import BEIT
 from vitjax.weights.bert import BERT, ROBERTA
 from vitjax.weights.deit import DEIT
 from vitjax.weights.family import Family, Fields, Specs, TextDecoder
@@ -26,7 +27,7 @@ from vitjax.weights.torch_layers import linear
 from vitjax.weights.trocr import TROCR
 from vitjax.weights.vit import VIT
 
-ENCODERS = (VIT, DEIT)
+ENCODERS = (VIT, DEIT, BEIT)
 DECODERS = (TROCR, GPT2, BERT, ROBERTA, MBART_DECODER, BART_DECODER)
 PROJECTION = "enc_to_dec_proj"
 

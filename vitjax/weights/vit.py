@@ -82,16 +82,14 @@ def write_fields(config: VisionTransformerConfig) -> dict[str, Any]:
 
 def embedding_entries(config: VisionTransformerConfig) -> list[Entry]:
     """Patches, class token and positions under `embeddings.`."""
-    return [
+    positions = ("positions/prefix", "positions/embedding")
+    entries = [
         Entry("embeddings.cls_token", "class_token"),
         *patches("embeddings.patch_embeddings.projection", use_bias=config.patch_bias),
-        Entry(
-            "embeddings.position_embeddings",
-            ("positions/prefix", "positions/embedding"),
-            "1 N D -> N D",
-            axis=1,
-        ),
     ]
+    if config.has_learned_positions:
+        entries.append(Entry("embeddings.position_embeddings", positions, "1 N D -> N D", axis=1))
+    return entries
 
 
 def block_entries(t: TransformerConfig) -> list[Entry]:
