@@ -174,7 +174,7 @@ def deit_bert(folder: Path, seed: int, sizes: Sizes):
     text = BertConfig(**bert_like(sizes, pad_token_id=0) | wider)
     preprocess(folder, sizes, "DeiTImageProcessor")
     vision = DeiTConfig(**vision_encoder(sizes))
-    return image_to_text(vision, text, folder, seed, sizes, own, half=True, rewrite=add_tied)
+    return image_to_text(vision, text, folder, seed, sizes, own, half=True, rewrite=add_tied, embedding=0.3)
 
 
 def add_tied(folder: Path) -> None:
@@ -203,6 +203,7 @@ def vit_roberta(folder: Path, seed: int, sizes: Sizes):
         sizes,
         own | {"max_length": 18, "no_repeat_ngram_size": 2},
         half=True,
+        embedding=0.3,
     )
 
 
