@@ -26,7 +26,7 @@ from vitjax.decoding.score import Mode, score
 from vitjax.decoding.spread import place_params
 from vitjax.decoding.stream import stream
 from vitjax.decoding.transcript import told
-from vitjax.models.config import CLASSIFIERS, ModelConfig, image_encoder, reads_images
+from vitjax.models.config import CLASSIFIERS, ModelConfig, image_encoder, reads_images, text_encoder
 from vitjax.models.vit import Features, VisionTransformerConfig
 from vitjax.nn import functional
 from vitjax.nn.embeddings import PackedPatches
@@ -187,10 +187,10 @@ class Model:
         """
         tokenizer = self._reads()
         source = self._prepared(source)
-        tokens, mask = (
-            np.broadcast_to(each, (source.shape[0], *each.shape))
-            for each in stack_rows([tokenizer.encode(text) for text in texts], tokenizer.pad)
-        )
+        assert not isinstance(self.config, CLASSIFIERS)
+        rows, real = stack_rows([tokenizer.encode(text) for text in texts], tokenizer.pad)
+        require_known(rows, self.config.vocabulary_size)
+        tokens, mask = (np.broadcast_to(each, (source.shape[0], *each.shape)) for each in (rows, real))
         return score(
             self.definition, self.params, source, tokens, mode=mode, token_mask=mask, stats=self.stats
         ).log_probs
@@ -263,6 +263,8 @@ class Model:
         if not reads_images(self.config):
             if source.ndim != 2 or not np.issubdtype(source.dtype, np.integer):
                 raise ValueError(f"this model takes int tokens [B, S], not {found}")
+            if isinstance(source, np.ndarray):  # what is on a device stays there
+                require_known(source, text_encoder(self.config).vocabulary_size)
             return source
         if source.ndim != 4 or not (source.dtype == np.uint8 or jnp.issubdtype(source.dtype, jnp.floating)):
             raise ValueError(
@@ -295,6 +297,13 @@ class Model:
                 f"{', '.join(map(str, sorted(sizes)))}: give it images of one size at a time"
             )
         return np.stack(sized)
+
+
+def require_known(tokens: Int[np.ndarray, "..."], vocabulary: int) -> None:
+    """JAX would take the last token for one beyond it, without a word."""
+    unknown = tokens[(tokens < 0) | (tokens >= vocabulary)]
+    if unknown.size:
+        raise ValueError(f"there is no token {unknown[0]}: those of this model are 0 to {vocabulary - 1}")
 
 
 # Waiting for the encoder in the main thread would keep the decoder from being enqueued behind it.

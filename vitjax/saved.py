@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from pydantic import Field, TypeAdapter
 
 from vitjax.data.preprocess import Preprocess
+from vitjax.data.tokenizers import CharacterTokenizer
 from vitjax.decoding.config import GenerationConfig
 from vitjax.model import Model
 from vitjax.models.config import ModelConfig
@@ -85,7 +86,9 @@ def save(model: Model, directory: str | Path, *, format: SavedFormat = "safetens
     write_tensors(directory, arrays, {"format": "pt"})
     more, notes = _preprocessing(model.preprocess, directory, format)
     if model.tokenizer is not None:
-        save_tokenizer(directory, model.tokenizer)
+        model.tokenizer.save(directory)
+        if isinstance(model.tokenizer, CharacterTokenizer):
+            notes += ("tokenizer.json holds an alphabet, which only vitjax reads",)
     if model.writes:
         _write_json(directory / "generation_config.json", generation)
         more |= {name: generation[name] for name in TOKEN_IDS if name in generation}

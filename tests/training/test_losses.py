@@ -156,6 +156,17 @@ def test_tokens_outside_the_vocabulary_are_counted():
     np.testing.assert_allclose(result.total, np.log(7), rtol=1e-6)
 
 
+def test_a_sequence_ends_with_its_first_stop_token():
+    """Padding may be the stop token, and 0 a token like others."""
+    logits = RNG.normal(size=(3, 4, 7)).astype(np.float32)
+    labels = np.array([[3, 5, 5, 5], [0, 6, 4, 2], [5, 0, 1, 6]], np.int32)
+    real = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]], bool)
+    each = reference_softmax(logits, np.eye(7)[labels], 0.1)
+    result = token_cross_entropy(jnp.array(logits), jnp.array(labels), stop_ids=(5, 6), label_smoothing=0.1)
+    np.testing.assert_allclose(result.total, each[real].sum(), rtol=1e-6)
+    assert (result.count, result.bad_labels) == (5, 0)
+
+
 def test_pad_id_is_the_callers():
     result = token_cross_entropy(jnp.zeros((1, 3, 7)), jnp.array([[0, 6, 6]]), pad_id=6)
     assert result.count == 1

@@ -19,8 +19,10 @@ from vitjax.training.start import load_start
 from vitjax.training.tokenizer_file import load_tokenizer
 from vitjax.weights.checkpoint import Checkpoint, open_checkpoint
 from vitjax.weights.folder import open_tensors
+from vitjax.weights.generation import read_generation, write_generation
 from vitjax.weights.preprocessing import read_preprocessing
 from vitjax.weights.tensors import Tensors, TensorSpec
+from vitjax.weights.tokenizer import read_tokenizer
 
 Record = dict[str, Any]
 
@@ -85,11 +87,13 @@ def checkpoint_record(path: Path) -> Record:
             "licence": licence(path),
             "arrays": _arrays(tensors.specs),
         }
+    writing = _writing(checkpoint)
     return {
         "path": str(path),
-        "what": f"{checkpoint.family.name}, fully supported",
+        "what": f"{checkpoint.family.name}, {'fully supported' if 'why' not in writing else 'not fully supported'}",
         "supported": True,
         **_model(checkpoint.config),
+        **writing,
         "files": _files(tensors.specs),
         "ignored": _ignored(checkpoint, tensors),
         "preprocess": _preprocess(path),
@@ -123,6 +127,20 @@ def _model(config: ModelConfig) -> Record:
 def _expected(config: ModelConfig) -> Mapping[str, Any]:
     _, params, stats = functional.abstract(lambda rngs: config.build(rngs=rngs))
     return named_leaves({"params": params, "stats": stats})
+
+
+def _writing(checkpoint: Checkpoint) -> Record:
+    """Of a model that writes: its tokenizer and how it generates, or why vitjax has not got them."""
+    if isinstance(checkpoint.config, CLASSIFIERS):
+        return {}
+    try:
+        tokenizer, generation = read_tokenizer(checkpoint.path), read_generation(checkpoint.path)
+    except ValueError as error:
+        return {"supported": False, "why": str(error)}
+    return {
+        "tokenizer": None if tokenizer is None else tokenizer.to_dict(),
+        "generation": write_generation(generation),
+    }
 
 
 def _preprocess(path: Path) -> Record | None:

@@ -20,9 +20,8 @@ from vitjax.data.resize import resize
 from vitjax.data.tokenizers.protocol import stack_rows
 from vitjax.decoding.buckets import pad_rows
 from vitjax.decoding.generated import Generated
-from vitjax.model import Model
-from vitjax.models.encoder_decoder import EncoderDecoderConfig
-from vitjax.models.text_encoder import TextEncoderConfig
+from vitjax.model import Model, require_known
+from vitjax.models.config import text_encoder
 
 PICTURE_PIXELS = 512  # longest side of the picture that attention is drawn over
 
@@ -168,10 +167,10 @@ def _keys(seed: int, sources: Sequence[str]) -> Array:
 
 
 def _tokens(model: Model, text: str) -> Int[np.ndarray, "S"]:
-    assert isinstance(model.config, EncoderDecoderConfig) and model.tokenizer is not None
-    encoder = model.config.encoder
+    assert model.tokenizer is not None
+    encoder = text_encoder(model.config)
     tokens = model.tokenizer.encode_source(text)
-    assert isinstance(encoder, TextEncoderConfig)
+    require_known(tokens, encoder.vocabulary_size)
     if encoder.positions == "learned" and len(tokens) > encoder.max_length:
         raise ValueError(
             f"text {text!r} takes {len(tokens)} tokens: expected at most {encoder.max_length}, the model's learned "

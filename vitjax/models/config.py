@@ -21,3 +21,11 @@ def image_encoder(model: ModelConfig) -> VisionTransformerConfig | ResNetConfig:
     if isinstance(encoder, TextEncoderConfig):
         raise ValueError("this model reads text, not images")
     return encoder
+
+
+def text_encoder(model: ModelConfig) -> TextEncoderConfig:
+    """The part of a model that reads text."""
+    encoder = None if isinstance(model, CLASSIFIERS) else model.encoder
+    if not isinstance(encoder, TextEncoderConfig):
+        raise ValueError("this model reads images, not text")
+    return encoder

@@ -92,14 +92,20 @@ def token_cross_entropy(
     labels: Int[Array, "B T"],
     *,
     pad_id: int = 0,
+    stop_ids: tuple[int, ...] = (),
     label_smoothing: float = 0.0,
     weights: Float[Array, " B"] | Bool[Array, " B"] | None = None,
 ) -> LossSum:
     """Softmax cross-entropy of each token; padding has no weight, and `count` is the number of real tokens.
 
-    `weights` is one for each sequence (an evaluation batch's `mask`).
+    Args:
+      pad_id: what no real token is, where there are no `stop_ids`.
+      stop_ids: a sequence is real up to the first of them and with it, whatever comes then (it may be one of them).
+      weights: one for each sequence (an evaluation batch's `mask`).
     """
-    real = (labels != pad_id).astype(jnp.float32)
+    stops = jnp.isin(labels, jnp.asarray(stop_ids, labels.dtype))
+    real = jnp.cumsum(stops, axis=-1) - stops == 0 if stop_ids else labels != pad_id
+    real = real.astype(jnp.float32)
     if weights is not None:
         real *= weights[:, None]
     return softmax_cross_entropy(logits, labels, label_smoothing=label_smoothing, weights=real)

@@ -60,7 +60,13 @@ def _token_loss(config: Config, model: Any, batch: Batch, *, train: bool, key: A
         options["parallel"] = _drawn(config.train.parallel_fraction, len(tokens), key_rows)
     logits = model(source, tokens[:, :-1], source_mask=mask, train=train, key=key, **options)
     smoothing = config.train.label_smoothing if train else 0.0
-    return token_cross_entropy(logits, tokens[:, 1:], label_smoothing=smoothing, weights=batch.get("mask"))
+    return token_cross_entropy(
+        logits,
+        tokens[:, 1:],
+        stop_ids=config.generation.stop_ids,
+        label_smoothing=smoothing,
+        weights=batch.get("mask"),
+    )
 
 
 def _drawn(fraction: float, rows: int, key: Array | None) -> Bool[Array, " B"]:
