@@ -4,20 +4,8 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from vitjax.data.preprocess import Preprocess
-from vitjax.decoding.config import GenerationConfig
 from vitjax.model import Model
-from vitjax.models.config import CLASSIFIERS, image_encoder, reads_images
-from vitjax.models.vit import VisionTransformerConfig
-from vitjax.saved import is_saved, read_saved
-from vitjax.training.runs import is_run, load_run_config, read_parameters
-from vitjax.training.tasks import is_classifier
-from vitjax.training.tokenizer_file import load_tokenizer
-from vitjax.weights.checkpoint import Checkpoint, open_checkpoint
-from vitjax.weights.generation import read_generation
-from vitjax.weights.hub import local_path
-from vitjax.weights.preprocessing import read_preprocessing
-from vitjax.weights.tokenizer import read_tokenizer
+from vitjax.training.reading import describe, read, tokenizer_of
 
 
 def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
@@ -36,51 +24,15 @@ def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
       ValueError: the directory holds no model that vitjax knows, or its files do not fit together.
       FileNotFoundError: there is nothing at the path, or the run has no good checkpoint.
     """
-    path = local_path(path)
-    if is_saved(path):
-        return read_saved(path, mesh)
-    if is_run(path):
-        return _load_run(path, mesh)
-    checkpoint = open_checkpoint(path)
-    params, stats = checkpoint.read(mesh)
-    writes = not isinstance(checkpoint.config, CLASSIFIERS)
+    source = describe(path)
+    arrays = read(source, mesh)
     return Model(
-        config=checkpoint.config,
-        params=params,
-        stats=stats,
-        preprocess=_preprocessing(checkpoint),
-        tokenizer=read_tokenizer(checkpoint.path) if writes else None,
-        generation=read_generation(checkpoint.path) if writes else GenerationConfig(),
+        config=source.model,
+        params=arrays.params,
+        stats=arrays.stats,
+        preprocess=source.preprocess,
+        tokenizer=tokenizer_of(source),
+        generation=source.generation,
         mesh=mesh,
-        family=checkpoint.family.name,
-    )
-
-
-def _preprocessing(checkpoint: Checkpoint) -> Preprocess | None:
-    """What lies beside the weights; beside an .npz nothing does: big_vision stretches, bilinearly, to -1..1."""
-    if not reads_images(checkpoint.config):
-        return None
-    encoder = image_encoder(checkpoint.config)
-    if checkpoint.family.format == "npz" and isinstance(encoder, VisionTransformerConfig):
-        return Preprocess(encoder.image_size, encoder.channels)
-    preprocess = read_preprocessing(checkpoint.path)
-    if preprocess is not None and preprocess.channels != encoder.channels:
-        raise ValueError(
-            f"{checkpoint.path}: its preprocessing makes images of {preprocess.channels} channels, its model reads "
-            f"{encoder.channels}: expected one number in both"
-        )
-    return preprocess
-
-
-def _load_run(path: str | Path, mesh: Mesh | None) -> Model:
-    config = load_run_config(path)
-    params, stats, _ = read_parameters(path, mesh)
-    return Model(
-        config=config.model,
-        params=params,
-        stats=stats,
-        preprocess=Preprocess.of(config.data) if reads_images(config.model) else None,
-        tokenizer=None if is_classifier(config) else load_tokenizer(path),
-        generation=config.generation,
-        mesh=mesh,
+        family=source.family,
     )

@@ -1,60 +1,24 @@
-"""Models in files: vitjax's own folders, and those of transformers, timm and big_vision.
-
-A folder of ours is `config.json` (model, preprocessing, generation), the tokenizer, and the arrays in
-`model.safetensors` or sealed Orbax checkpoints, which a mesh reads in parallel.
-"""
+"""`vitjax.save`: models into vitjax's own folders (`vitjax.training.saved_folder`), and those of other libraries."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import jax
-from jax.sharding import Mesh
-from pydantic import Field, TypeAdapter
+from typing import Any, Literal
 
 from vitjax.data.preprocess import Preprocess
 from vitjax.data.tokenizers import CharacterTokenizer
-from vitjax.decoding.config import GenerationConfig
 from vitjax.model import Model
-from vitjax.models.config import ModelConfig
-from vitjax.nn import functional
-from vitjax.nn.functional import Tree
 from vitjax.parallel.paths import named_leaves
-from vitjax.parallel.sharding import shardings
 from vitjax.training import checkpoints
-from vitjax.training.config import parse
-from vitjax.training.tokenizer_file import load_tokenizer, save_tokenizer
-from vitjax.weights.checkpoint import read_json
-from vitjax.weights.folder import open_tensors, write_tensors
+from vitjax.training.saved_folder import SavedConfig, write_config
+from vitjax.training.tokenizer_file import save_tokenizer
+from vitjax.weights.folder import write_tensors
 from vitjax.weights.generation import TOKEN_IDS, write_generation
 from vitjax.weights.npz_file import write_npz
 from vitjax.weights.preprocessing import timm_fields, write_preprocessing
-from vitjax.weights.table import Entry, Table
 from vitjax.weights.translation import translate
 
 SavedFormat = Literal["safetensors", "orbax", "hf", "timm", "npz"]
-
-
-@dataclass(frozen=True)
-class SavedConfig:
-    """`config.json` of a folder of ours.
-
-    Attributes:
-      vitjax: version of the format.
-      family: the family the model was first read as.
-    """
-
-    vitjax: Literal[1]
-    model: Annotated[ModelConfig, Field(discriminator="kind")]
-    preprocess: Preprocess | None
-    generation: GenerationConfig
-    has_tokenizer: bool
-    family: str | None
-
-
-_ADAPTER = TypeAdapter(SavedConfig)
 
 
 def save(model: Model, directory: str | Path, *, format: SavedFormat = "safetensors") -> tuple[str, ...]:
@@ -128,47 +92,4 @@ def _save_own(model: Model, directory: Path, format: Literal["safetensors", "orb
     config = SavedConfig(
         1, model.config, model.preprocess, model.generation, model.tokenizer is not None, model.family
     )
-    (directory / "config.json").write_bytes(_ADAPTER.dump_json(config, indent=2) + b"\n")
-
-
-def is_saved(path: Path) -> bool:
-    """Whether a path is a folder of ours."""
-    return (path / "config.json").is_file() and "vitjax" in read_json(path / "config.json")
-
-
-def read_config(directory: Path) -> SavedConfig:
-    """`config.json` of a folder of ours; ValueError if it is not as it was written."""
-    file = directory / "config.json"
-    return parse(_ADAPTER, file.read_text(encoding="utf-8"), str(file))
-
-
-def read_saved(directory: Path, mesh: Mesh | None = None) -> Model:
-    """A model out of a folder of ours; arguments and errors as in `vitjax.load`."""
-    config = read_config(directory)
-    _, params, stats = functional.abstract(lambda rngs: config.model.build(rngs=rngs))
-    arrays = _read_arrays(directory, {"params": params, "stats": stats}, mesh)
-    return Model(
-        config=config.model,
-        params=arrays["params"],
-        stats=arrays["stats"],
-        preprocess=config.preprocess,
-        tokenizer=load_tokenizer(directory) if config.has_tokenizer else None,
-        generation=config.generation,
-        family=config.family,
-        mesh=mesh,
-    )
-
-
-def _read_arrays(directory: Path, expected: Tree, mesh: Mesh | None) -> Tree:
-    if (directory / "checkpoints").is_dir():
-        if mesh is not None:
-            expected = jax.tree.map(
-                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-                expected,
-                shardings(expected, mesh),
-            )
-        return checkpoints.restore(directory / "checkpoints", expected)[0]
-    tensors, named = open_tensors(directory), named_leaves(expected)
-    table = Table([Entry(path, path) for path in named], named)
-    table.check(tensors.specs, (), str(directory))
-    return table.read(tensors, expected, mesh)
+    write_config(directory, config)

@@ -21,7 +21,8 @@ from vitjax.training.checkpoints import Checkpointer
 from vitjax.training.config import Config, InitConfig, to_json
 from vitjax.training.loop import fit
 from vitjax.training.lora import LoraConfig
-from vitjax.training.pretrained import HEAD, describe
+from vitjax.training.pretrained import HEAD
+from vitjax.training.reading import describe
 from vitjax.training.start import first_state, load_start, select
 from vitjax.training.state import evaluated, init_state, make_setup
 from vitjax.training.tokenizer_file import save_tokenizer
@@ -105,17 +106,20 @@ def test_the_first_state_is_the_checkpoint(source, lora):
     assert len(start.fingerprint) == 16
 
 
-def test_a_foreign_folder_is_a_start_too():
+@pytest.mark.parametrize("form", ["hf", "safetensors", "orbax"])
+def test_whatever_is_loaded_is_a_start(tmp_path, form):
     folder = GOLDEN / "vit_hf"
     model = vitjax.load(folder)
+    if form != "hf":
+        folder = tmp_path / "saved"
+        vitjax.save(model, folder, format=form)
     init = describe(folder)
     assert isinstance(init.model, VisionTransformerConfig)
     config = Config("x", init.model, init.data("digits"), classifier().train, init=init.start())
+    assert config.data.mean == model.preprocess.mean
     state, start = begin(config)
     assert same_bits(evaluated(config, state), model.params)
     assert len(start.fingerprint) == 16
-    silent = describe(GOLDEN / "vit_npz" / "vit.npz")  # says nothing of preprocessing
-    assert silent.data("digits").image_size == silent.model.image_size
 
 
 def test_a_new_head(source):
@@ -225,7 +229,7 @@ def test_what_is_loaded_is_merged(adapted):
 
 def test_a_resume_needs_no_checkpoint_but_its_own(adapted, data_dir, tmp_path, one, monkeypatch):
     config, straight, broken, result = adapted
-    for name in ("describe", "read_pretrained"):
+    for name in ("describe", "read"):
         monkeypatch.setattr(f"vitjax.training.start.{name}", None)
     resumed = fit(config, broken, resume=True)
     assert_same_state(resumed.state, result.state)

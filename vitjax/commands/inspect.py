@@ -26,8 +26,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     from vitjax.commands.records import checkpoint_record, run_record, saved_record
-    from vitjax.saved import is_saved
     from vitjax.training.runs import is_run
+    from vitjax.training.saved_folder import is_saved
     from vitjax.weights.hub import local_path
 
     path = local_path(options.path)

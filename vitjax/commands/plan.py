@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from vitjax.parallel.mesh import make_mesh
     from vitjax.training.plan import make_plan
-    from vitjax.training.pretrained import describe
+    from vitjax.training.reading import describe
     from vitjax.training.recipe import load_config
 
     config = load_config(options.config, describe(options.init) if options.init else None)

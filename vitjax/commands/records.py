@@ -11,10 +11,10 @@ from vitjax.data.preprocess import Preprocess
 from vitjax.models.config import CLASSIFIERS, ModelConfig, reads_images
 from vitjax.nn import functional
 from vitjax.parallel.paths import named_leaves
-from vitjax.saved import read_config
 from vitjax.training import checkpoints
 from vitjax.training.config import to_json
 from vitjax.training.runs import load_run_config
+from vitjax.training.saved_folder import read_config
 from vitjax.training.start import load_start
 from vitjax.training.tokenizer_file import load_tokenizer
 from vitjax.weights.checkpoint import Checkpoint, open_checkpoint

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.print_help()
         return 0
 
-    from vitjax.training.pretrained import describe
+    from vitjax.training.reading import describe
     from vitjax.training.recipe import load_config
     from vitjax.training.start import load_start
 

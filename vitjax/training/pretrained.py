@@ -1,27 +1,19 @@
-"""A checkpoint that a run starts from: what it says of itself, and its parameters for the run's model."""
+"""What a model in files says of itself, and how a run that starts from it is described."""
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
-from jax.sharding import Mesh
 from pydantic import Field
 
 from vitjax.data.config import DataConfig
 from vitjax.data.preprocess import Preprocess
-from vitjax.data.tokenizers import Tokenizer
 from vitjax.decoding.config import GenerationConfig
 from vitjax.models.config import CLASSIFIERS, ModelConfig, image_encoder, reads_images
 from vitjax.models.resnet import ResNetConfig
 from vitjax.models.vit import VisionTransformerConfig
-from vitjax.parallel.processes import is_primary
 from vitjax.training.config import InitConfig
-from vitjax.training.runs import RunParameters, is_run, load_run_config, read_parameters
-from vitjax.training.tokenizer_file import load_tokenizer
-from vitjax.weights.checkpoint import open_checkpoint
-from vitjax.weights.hub import local_path
 
 HEAD = r"head(_\w+)?/.*"
 """Pattern of the parameters that belong to a classifier's classes."""
@@ -32,10 +24,15 @@ class Pretrained:
     """What a checkpoint says of itself, its arrays left aside. A config file's `get_config(init)` is given one."""
 
     path: str
+    """As it was given: a path or a hub id."""
+    folder: str
+    """Where it is on disk."""
     model: Annotated[ModelConfig, Field(discriminator="kind")]
     preprocess: Preprocess | None
     """Of its images; None if it reads text, or does not say."""
     generation: GenerationConfig
+    family: str | None = None
+    """Of checkpoints that others wrote: whose."""
     part: str = ""
     """The part of the checkpoint's parameters that `model` is: `encoder`; empty for all."""
 
@@ -101,35 +98,3 @@ class Pretrained:
     def start(self, *new: str) -> InitConfig:
         """Start from its parameters, but for those whose paths match one of the patterns."""
         return InitConfig(self.path, self.part, new)
-
-
-def describe(path: str | Path) -> Pretrained:
-    """What the checkpoint at `path`, or of this hub id, says of itself; no array is read.
-
-    Raises ValueError, one line, if there is none.
-    """
-    place = local_path(path)
-    if not is_run(place):
-        return Pretrained(str(path), open_checkpoint(place).config, None, GenerationConfig())
-    config = load_run_config(place)
-    preprocess = Preprocess.of(config.data) if reads_images(config.model) else None
-    return Pretrained(str(path), config.model, preprocess, config.generation)
-
-
-def read_pretrained(pretrained: Pretrained, mesh: Mesh | None) -> RunParameters:
-    """Its parameters, on the mesh; each process reads its own slices of the arrays."""
-    place = local_path(pretrained.path)
-    if is_run(place):
-        params, stats, fingerprint = read_parameters(place, mesh)
-    else:
-        checkpoint = open_checkpoint(place)
-        params, stats = checkpoint.read(mesh)
-        fingerprint = checkpoint.fingerprint() if is_primary() else ""
-    if pretrained.part:
-        params, stats = params[pretrained.part], stats.get(pretrained.part, {})
-    return RunParameters(params, stats, fingerprint)
-
-
-def tokenizer_of(pretrained: Pretrained) -> Tokenizer | None:
-    """The tokenizer it reads and writes with; None if it names classes."""
-    return None if isinstance(pretrained.model, CLASSIFIERS) else load_tokenizer(pretrained.path)

@@ -1,26 +1,14 @@
 """A run's directory, read: its config, and the parameters of its newest good checkpoint."""
 
-import hashlib
 from pathlib import Path
-from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from vitjax.nn.functional import Tree
 from vitjax.training import checkpoints
 from vitjax.training.config import Config, from_json
-from vitjax.training.seal import SEAL
+from vitjax.training.saved_folder import Arrays
 from vitjax.training.state import merged, parameter_shapes
-from vitjax.training.step_directories import step_place
 from vitjax.weights.checkpoint import read_json
-
-
-class RunParameters(NamedTuple):
-    """`params` and `stats` as the model is built with them, and 16 hexadecimal digits that tell them from others."""
-
-    params: Tree
-    stats: Tree
-    fingerprint: str
 
 
 def is_run(path: str | Path) -> bool:
@@ -39,7 +27,7 @@ def load_run_config(path: str | Path) -> Config:
     return from_json(file.read_text(encoding="utf-8", errors="replace"), where=str(file))
 
 
-def read_parameters(path: str | Path, mesh: Mesh | None) -> RunParameters:
+def read_run(path: str | Path, mesh: Mesh | None) -> Arrays:
     """The parameters to use a run's model with: averaged if it kept an average, LoRA's factors merged.
 
     Every process reads its own slices of the arrays, straight to their places on the mesh (None: one device).
@@ -54,9 +42,5 @@ def read_parameters(path: str | Path, mesh: Mesh | None) -> RunParameters:
     directory = Path(path) / "checkpoints"
     target = {kept: trained, "frozen": frozen, "stats": stats}
     arrays, metadata = checkpoints.restore(directory, target, only=tuple(target))
-    seal = step_place(directory, metadata["step"]) / SEAL
-    return RunParameters(
-        merged(config, arrays[kept], arrays["frozen"]),
-        arrays["stats"],
-        hashlib.sha256(seal.read_bytes()).hexdigest()[:16],
-    )
+    params = merged(config, arrays[kept], arrays["frozen"])
+    return Arrays(params, arrays["stats"], metadata["step"])

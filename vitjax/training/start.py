@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from vitjax.data.tokenizers import Tokenizer
 from vitjax.models.config import ModelConfig, image_encoder, reads_images
@@ -15,8 +15,10 @@ from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn import functional
 from vitjax.nn.functional import Tree, merge
 from vitjax.parallel.paths import matching, named_leaves, nested
-from vitjax.training.config import Config, InitConfig
-from vitjax.training.pretrained import Pretrained, describe, read_pretrained, tokenizer_of
+from vitjax.parallel.processes import is_primary
+from vitjax.training.config import Config, InitConfig, parse
+from vitjax.training.pretrained import Pretrained
+from vitjax.training.reading import describe, fingerprint, read, tokenizer_of
 from vitjax.training.state import Setup, TrainState, init_state
 from vitjax.training.tasks import is_classifier
 from vitjax.training.tokenizer_file import load_tokenizer
@@ -86,12 +88,7 @@ def load_start(directory: str | Path) -> Start | None:
     file = Path(directory) / NAME
     if not file.is_file():
         return None
-    try:
-        return _ADAPTER.validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ValueError(f"{file}: {where}: {first['msg']}") from None
+    return parse(_ADAPTER, file.read_text(encoding="utf-8"), str(file))
 
 
 def select(config: Config, pretrained: Pretrained) -> Selection:
@@ -174,12 +171,13 @@ def first_state(setup: Setup, mesh: Mesh) -> tuple[TrainState, Start | None]:
     whole = describe(config.init.checkpoint)
     pretrained = whole.only(config.init.part)
     selection = select(config, pretrained)
-    params, stats, fingerprint = read_pretrained(pretrained, mesh)
+    params, stats, step = read(pretrained, mesh)
     arrays = named_leaves(params)
     if selection.resampled:
         arrays |= jax.jit(_resampled, static_argnums=(0, 1))(pretrained.model, config.model, params, stats)
     state = init_state(setup, nested({name: arrays[name] for name in selection.taken}), stats)
-    return state, Start(whole, config.init.part, fingerprint, selection)
+    digits = fingerprint(whole, step) if is_primary() else ""
+    return state, Start(whole, config.init.part, digits, selection)
 
 
 def _resampled(source: ModelConfig, target: ModelConfig, params: Tree, stats: Tree) -> dict[str, jax.Array]:

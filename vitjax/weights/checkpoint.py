@@ -1,6 +1,5 @@
 """A folder of somebody's weights, as one of our models: recognized, compared with the model name by name, then read."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -61,14 +60,6 @@ class Checkpoint:
         return self.table.read(self.tensors, self.params, mesh), self.table.read(
             self.tensors, self.stats, mesh
         )
-
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits of the bytes of its files, all of which are read."""
-        digest = hashlib.sha256()
-        for name in sorted({spec.file for spec in self.tensors.specs.values()}):
-            with open(name, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()[:16]
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
