@@ -37,6 +37,10 @@ def with_model(config: Config, **model) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
 
 
+def with_generation(config, **options):
+    return dataclasses.replace(config, generation=dataclasses.replace(config.generation, **options))
+
+
 def with_vocabulary(config: Config, part: str, size: int) -> Config:
     changed = dataclasses.replace(getattr(config.model, part), vocabulary_size=size)
     return with_model(config, **{part: changed})
@@ -264,6 +268,14 @@ def test_a_label_outside_the_classes_ends_the_run(config, tmp_path, one_device, 
         ),
         (translator, "no start token"),
         (
+            lambda: with_generation(transcriber(), decoder_start_token_id=0),
+            "generation begins with token 0, but texts are learned from token 1 on: set .*decoder_start_token_id to 1",
+        ),
+        (
+            lambda: with_generation(transcriber(), eos_token_id=5),
+            "generation ends with token 5, but texts end with token 2: set generation.eos_token_id to 2",
+        ),
+        (
             lambda: with_data(transcriber(), "", max_length=12),
             "learned positions end at max_length 8, but data.max_length 12 .* go up to 11",
         ),
@@ -285,7 +297,7 @@ def test_a_label_outside_the_classes_ends_the_run(config, tmp_path, one_device, 
 def test_what_does_not_fit_together_is_refused_at_once(make, line, data_dir, tmp_path, monkeypatch):
     config = make()
     config = with_data(config, data_dir)
-    monkeypatch.setattr(loop, "init_state", None)  # nothing may get that far
+    monkeypatch.setattr(loop, "first_state", None)  # nothing may get that far
     with pytest.raises(ValueError, match=line) as refusal:
         fit(config, tmp_path / "run")
     assert "\n" not in str(refusal.value)

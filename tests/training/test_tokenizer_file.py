@@ -1,9 +1,12 @@
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from tests.training.runs import transcriber
 from vitjax.data.tokenizers import CharacterTokenizer
+from vitjax.training.streams import check_texts
 from vitjax.training.tokenizer_file import load_tokenizer, save_tokenizer
 from vitjax.weights.tokenizer import read_tokenizer
 
@@ -49,6 +52,21 @@ def test_a_checkpoints_tokenizer_travels_with_the_run(tmp_path, name):
     again = load_tokenizer(tmp_path)
     assert again == tokenizer and repr(again) == repr(tokenizer)
     assert again.encode("the dog's </s> end").tolist() == tokenizer.encode("the dog's </s> end").tolist()
+
+
+def test_a_model_may_have_more_tokens_than_its_tokenizer():
+    """Published models are padded to round sizes."""
+    tokenizer, config = read_tokenizer(GOLDEN / "bart_files"), transcriber()
+    generation = dataclasses.replace(config.generation, decoder_start_token_id=2)
+    for size in (tokenizer.vocab_size - 1, tokenizer.vocab_size, 384):
+        decoder = dataclasses.replace(config.model.decoder, vocabulary_size=size)
+        model = dataclasses.replace(config.model, decoder=decoder)
+        fits = dataclasses.replace(config, model=model, generation=generation)
+        if size < tokenizer.vocab_size:
+            with pytest.raises(ValueError, match="vocabulary_size is 329, but digit_strings has 330 tokens"):
+                check_texts(fits, tokenizer)
+        else:
+            check_texts(fits, tokenizer)
 
 
 def test_what_is_damaged_of_it_is_named(tmp_path):

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from vitjax.data.pipeline import EvalBatches, eval_batches, fingerprint, train_batches
 from vitjax.data.prefetch import DevicePrefetch, prefetch_to_device, process_share
 from vitjax.data.sources import Source, SourceInfo, build_source, tokenizer_for
-from vitjax.data.tokenizers import Tokenizer
+from vitjax.data.tokenizers import CharacterTokenizer, Tokenizer
 from vitjax.models.config import CLASSIFIERS, reads_images
 from vitjax.models.encoder_decoder import EncoderDecoderConfig
 from vitjax.models.text_encoder import TextEncoderConfig
@@ -124,11 +124,20 @@ def check_texts(config: Config, tokenizer: Tokenizer) -> None:
     if isinstance(model, EncoderDecoderConfig) and isinstance(model.encoder, TextEncoderConfig):
         sizes["the encoder's vocabulary_size"] = model.encoder.vocabulary_size
     for name, size in sizes.items():
-        if size != words:
+        if size < words or (size > words and isinstance(tokenizer, CharacterTokenizer)):
             raise ValueError(
                 f"{name} is {size}, but {config.data.name} has {words} tokens: set it to {words}"
             )
-    _ = generation.start_id  # an evaluation needs it, hours from now
+    if generation.start_id != tokenizer.bos:  # an evaluation begins with it, hours from now
+        raise ValueError(
+            f"generation begins with token {generation.start_id}, but texts are learned from token {tokenizer.bos} on: "
+            f"set generation.decoder_start_token_id to {tokenizer.bos}"
+        )
+    if generation.stop_ids and tokenizer.eos not in generation.stop_ids:
+        raise ValueError(
+            f"generation ends with token {generation.stop_ids[0]}, but texts end with token {tokenizer.eos}: set "
+            f"generation.eos_token_id to {tokenizer.eos}"
+        )
     longest = max(generation.limits(1).maximum, config.data.max_length - 1)
     decoder = model.decoder if isinstance(model, EncoderDecoderConfig) else None
     if decoder is not None and decoder.positions == "learned" and longest > decoder.max_length:
