@@ -3,9 +3,10 @@
     python -m tools.parity [CASE ...]             # the golden files; needs no torch
     python -m tools.parity --live 2 [CASE ...]    # checkpoints made now, of 2 other sizes and seeds; `make parity`
 
-A line tells the largest absolute differences, of float32 at the checkpoint's size and at another, and how many of the
-generated sequences are the reference's, token for token. Ends with status 1 if a difference is above 1e-5 or a sequence
-differs.
+A line tells the largest absolute differences, of float32 at the checkpoint's size and at another; how many of the
+generated sequences are the reference's, token for token; and, live, whether the reference computes the same bits from
+the checkpoint that vitjax writes again. Ends with status 1 if a difference is above 1e-5, or if a sequence or a bit is
+not the reference's.
 """
 
 import argparse
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 import vitjax
 from tests.weights.golden_cases import TOLERANCE, WEIGHTS, GoldenCase, case_names, differing_tokens, errors
 
@@ -23,7 +26,8 @@ LIVE = (
     {"width": 48, "heads": 2, "hidden": 88, "layers": 4, "patch": 7, "image": 42, "other": (35, 63)},
     {"width": 40, "heads": 5, "hidden": 60, "layers": 2, "patch": 6, "image": 36, "other": (54, 42)},
 )
-HEADINGS = ("case", "hidden states", "logits", "at another size", "sequences", "reference")
+SAME = "same bits"
+HEADINGS = ("case", "hidden states", "logits", "at another size", "sequences", "written again", "reference")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Line:
       hidden, logits, other: largest absolute differences.
       same, sequences: generated sequences equal to the reference's, of how many.
       doubtful: sequences not compared, for the reference itself writes others in float64.
+      written: what became of the checkpoint that vitjax wrote again: "same bits", or what is wrong.
     """
 
     case: str
@@ -44,11 +49,12 @@ class Line:
     same: int = 0
     sequences: int = 0
     doubtful: int = 0
+    written: str = ""
 
     @property
     def good(self) -> bool:
         measured = [error for error in (self.hidden, self.logits, self.other) if error is not None]
-        return max(measured) <= TOLERANCE and self.same == self.sequences
+        return max(measured) <= TOLERANCE and self.same == self.sequences and self.written in ("", SAME)
 
     def cells(self) -> tuple[str, ...]:
         numbers = (
@@ -57,11 +63,11 @@ class Line:
         sequences = f"{self.same} of {self.sequences}" if self.sequences else ""
         if self.doubtful:
             sequences += f" ({self.doubtful} left out)"
-        return self.case, *numbers, sequences, self.reference
+        return self.case, *numbers, sequences, self.written, self.reference
 
 
-def measure(name: str, case: GoldenCase) -> Line:
-    """Raises ValueError if vitjax does not read such a checkpoint."""
+def measure(name: str, case: GoldenCase, *, again: bool) -> Line:
+    """One line; `again` also writes the checkpoint, which needs the reference. ValueError if vitjax does not read it."""
     model = vitjax.load(case.path)
     found = errors(model, case)
     line = Line(
@@ -71,6 +77,8 @@ def measure(name: str, case: GoldenCase) -> Line:
         logits=largest(found, "logits"),
         other=largest(found, *(key for key in found if key.startswith("other_"))),
     )
+    if again and "load" not in case.facts:
+        line = replace(line, written=written_again(model, case))
     if not model.writes:
         return line
     counts = {key: len(case.expected[f"generated_{key}"]) for key in case.facts["generate"]}
@@ -78,6 +86,22 @@ def measure(name: str, case: GoldenCase) -> Line:
     wrong = sum(len(differing_tokens(model, case, key)) for key in compared)
     total = sum(compared.values())
     return replace(line, same=total - wrong, sequences=total, doubtful=sum(counts.values()) - total)
+
+
+def written_again(model: vitjax.Model, case: GoldenCase) -> str:
+    """Whether the reference computes the same from the folder that it wrote and from the one that we write."""
+    from tests.golden.reference_round_trip import computed
+
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Path(folder) / "ours"
+        try:
+            vitjax.save(model, ours, format="timm" if case.facts["reference"].startswith("timm") else "hf")
+            found = computed(ours, case.expected)
+        except ValueError as error:
+            return str(error)
+    original = computed(case.folder, case.expected)
+    wrong = [name for name in original if not np.array_equal(found[name], original[name])]
+    return f"other {', '.join(wrong)}" if wrong else SAME
 
 
 def largest(found: dict[str, float], *keys: str) -> float | None:
@@ -120,7 +144,7 @@ def main() -> None:
     good = True
     for name, case in cases:
         try:
-            line = measure(name, case)
+            line = measure(name, case, again=given.live > 0)
         except ValueError as error:
             good = False
             print(f"| {name} | not read: {error} |", flush=True)

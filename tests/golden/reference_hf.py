@@ -53,9 +53,19 @@ def saved(
         (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
     if rewrite:
         rewrite(folder)
-    if any(isinstance(module, TrOCRSinusoidalPositionalEmbedding) for module in model.modules()):
-        return model  # which transformers 5.23 saves but cannot load: its sinusoids stay without data
-    return type(model).from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    return loaded(type(model), folder)[0]
+
+
+def loaded(kind: type, folder: Path):
+    """A model of this class in float32, and what transformers missed, found too much or of another shape."""
+    model, told = kind.from_pretrained(
+        folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
+    )
+    for module in model.modules():
+        if isinstance(module, TrOCRSinusoidalPositionalEmbedding):  # transformers 5.23 leaves it without data
+            table = module.weights.shape[0], module.embedding_dim, module.padding_idx
+            module.weights = module.get_embedding(*table)
+    return model.eval(), {name: sorted(map(str, found)) for name, found in told.items() if found}
 
 
 def processor(kind: str, side: int, /, **options) -> dict:

@@ -40,7 +40,7 @@ def vit_hf(folder: Path, seed: int, sizes: Sizes):
 
 @case(seed=2, width=28, heads=4, patch=5, other=(20, 35))
 def vit_hf_headless(folder: Path, seed: int, sizes: Sizes):
-    config = ViTConfig(**encoder(sizes, qkv_bias=False, hidden_act="gelu_new"))
+    config = ViTConfig(**encoder(sizes, qkv_bias=False, hidden_act="gelu_pytorch_tanh"))
     model = randomise(ViTModel(config), seed)
     model = saved(model, folder, processor("ViTImageProcessor", sizes.image, **HALVES))
     return both_sizes(model, seed, sizes, **INTERPOLATE), facts(model)
