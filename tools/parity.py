@@ -67,7 +67,7 @@ class Line:
 
 
 def measure(name: str, case: GoldenCase, *, again: bool) -> Line:
-    """One line; `again` also writes the checkpoint, which needs the reference. ValueError if vitjax does not read it."""
+    """One line; `again` also writes the checkpoint, which needs the reference. ValueError if it is not read."""
     model = vitjax.load(case.path)
     found = errors(model, case)
     line = Line(
