@@ -39,7 +39,7 @@ def resnet_hf_of(folder: Path, seed: int, sizes: Sizes, step: int, **options):
         **options,
         **labels(sizes.labels),
     )
-    model = randomise(ResNetForImageClassification(config), seed, gain=1.2)
+    model = randomise(ResNetForImageClassification(config), seed, gain=1.0)
     size = {"shortest_edge": sizes.image}
     fields = processor(
         "ConvNextImageProcessor", sizes.image, resample=3, crop_pct=0.875, size=size, **IMAGENET

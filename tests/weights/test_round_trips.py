@@ -1,7 +1,6 @@
 """What was read is written again bit for bit: in its own format, and through both of ours."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -20,14 +19,7 @@ def same_arrays(model, other):
         assert np.asarray(array).tobytes() == np.asarray(theirs[name]).tobytes(), name
 
 
-NOT_YET = re.compile(r"resnet.*")
-CASES = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=True)) if NOT_YET.fullmatch(name) else name
-    for name in case_names()
-]
-
-
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", case_names())
 def test_every_format(name, tmp_path):
     case = GoldenCase.open(WEIGHTS / name)
     model = vitjax.load(case.path)

@@ -195,19 +195,20 @@ def _convolutions(config: ResNetConfig, size: Size) -> Iterator[tuple[str, int, 
     """Part, features in and out, kernel size and output size of every convolution."""
     imagenet = config.stem == "imagenet"
     size = _halved(size, 2 if imagenet else 1)
-    yield "stem", config.channels, config.widths[0], 7 if imagenet else 3, size
+    yield "stem", config.channels, config.stem_features, 7 if imagenet else 3, size
     size = _halved(size, 2 if imagenet else 1)  # max pooling
-    features = config.widths[0]
-    for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True), start=1):
+    features = config.stem_features
+    stages = zip(config.depths, config.widths, config.stage_strides, strict=True)
+    for stage, (depth, width, halving) in enumerate(stages, start=1):
         outputs = EXPANSION[config.block] * width
         for block in range(depth):
-            part, stride = f"stage{stage}", 2 if stage > 1 and block == 0 else 1
+            part, stride = f"stage{stage}", halving if block == 0 else 1
             before, size = size, _halved(size, stride)
             if config.block == "basic":
                 yield part, features, width, 3, size
                 yield part, width, outputs, 3, size
             else:
-                yield part, features, width, 1, before
+                yield part, features, width, 1, size if config.stride_first else before
                 yield part, width, width, 3, size
                 yield part, width, outputs, 1, size
             if stride != 1 or features != outputs:

@@ -25,13 +25,16 @@ SIZES: dict[str, tuple[ResidualKind, tuple[int, ...]]] = {
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """A residual network. Its first stage keeps the size of the image, each later one halves it.
+    """A residual network. Its first stage keeps the size of what the stem leaves, each later one halves it.
 
     Attributes:
       depths, widths: residual blocks of each stage, and the width inside them.
       block: `basic` blocks give `width` features, `bottleneck` blocks four times as many.
       stem: `imagenet` is a 7x7 convolution of stride 2 and a max pooling of stride 2; `small`, for images of 64 pixels
         and less, one 3x3 convolution of stride 1 (He et al. 2016, 4.2, on CIFAR-10).
+      stem_width: features of the stem; None is the first of `widths`.
+      halve_first_stage: the first stage halves too.
+      stride_first: a bottleneck halves in its first convolution (He et al. 2016), not in its 3x3 one ("v1.5").
       num_classes: 0 means no head.
       dtype: of the arithmetic; parameters and running statistics stay float32.
     """
@@ -40,6 +43,9 @@ class ResNetConfig:
     widths: tuple[int, ...]
     block: ResidualKind = "basic"
     stem: Literal["imagenet", "small"] = "imagenet"
+    stem_width: int | None = None
+    halve_first_stage: bool = False
+    stride_first: bool = False
     channels: int = 3
     num_classes: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -65,13 +71,23 @@ class ResNetConfig:
         return EXPANSION[self.block] * self.widths[-1]
 
     @property
+    def stem_features(self) -> int:
+        """Features that the stem gives."""
+        return self.stem_width or self.widths[0]
+
+    @property
+    def stage_strides(self) -> tuple[int, ...]:
+        """Stride of the first block of each stage."""
+        return (2 if self.halve_first_stage else 1, *([2] * (len(self.depths) - 1)))
+
+    @property
     def prefix(self) -> int:
         """Number of tokens before those of the grid: none."""
         return 0
 
     def grid(self, image_size: tuple[int, int]) -> Grid:
         """Rows and columns of the last feature map, whose cells are the tokens, row by row."""
-        halvings = len(self.depths) - 1 + (2 if self.stem == "imagenet" else 0)
+        halvings = len(self.depths) - (not self.halve_first_stage) + (2 if self.stem == "imagenet" else 0)
         rows, columns = (-(-pixels // 2**halvings) for pixels in image_size)
         return rows, columns
 
@@ -80,7 +96,7 @@ class ResNetConfig:
 
 
 class ResNet(nnx.Module):
-    """ResNet (He et al. 2016) with the strides of torchvision ("v1.5").
+    """ResNet (He et al. 2016), by default with the strides of torchvision ("v1.5").
 
     Blocks are not stacked and scanned as a Transformer's are: on CPU, XLA's gradient of a convolution inside a loop
     takes 50 times as long. No part of it draws random numbers, so every `key` may be None.
@@ -89,13 +105,20 @@ class ResNet(nnx.Module):
     def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs):
         common: dict[str, Any] = dict(dtype=config.dtype, rngs=rngs)
         imagenet = config.stem == "imagenet"
-        features = config.widths[0]
+        features = config.stem_features
         self.conv_stem = convolution(
             config.channels, features, 7 if imagenet else 3, stride=2 if imagenet else 1, **common
         )
         self.norm_stem = BatchNorm(features, **common)
         for name, width, stride in _blocks(config):
-            block = ResidualBlock(features, width, kind=config.block, stride=stride, **common)
+            block = ResidualBlock(
+                features,
+                width,
+                kind=config.block,
+                stride=stride,
+                stride_first=config.stride_first,
+                **common,
+            )
             setattr(self, name, block)
             features = EXPANSION[config.block] * width
         if config.num_classes:
@@ -150,7 +173,9 @@ class ResNet(nnx.Module):
 def _blocks(config: ResNetConfig) -> list[tuple[str, int, int]]:
     """Name, width and stride of every block, in order."""
     return [
-        (f"stage{stage}_block{i}", width, 2 if stage > 1 and i == 0 else 1)
-        for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True), start=1)
+        (f"stage{stage}_block{i}", width, stride if i == 0 else 1)
+        for stage, (depth, width, stride) in enumerate(
+            zip(config.depths, config.widths, config.stage_strides, strict=True), start=1
+        )
         for i in range(depth)
     ]

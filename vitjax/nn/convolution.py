@@ -74,12 +74,13 @@ class ResidualBlock(nnx.Module):
     """relu(shortcut(x) + branch(x)) (He et al. 2016), every convolution followed by BatchNorm.
 
     The branch of `basic` is two 3x3 convolutions, of `bottleneck` 1x1, 3x3, 1x1. The first 3x3 has the stride ("v1.5",
-    as in torchvision and timm; the paper strides the 1x1). The last norm starts at zero (Goyal et al. 2017), so that a
-    block begins as its shortcut: x itself where shapes agree, else a strided 1x1 convolution and a norm.
+    as in torchvision and timm), or the first of all, as in the paper. The last norm starts at zero (Goyal et al. 2017),
+    so that a block begins as its shortcut: x itself where shapes agree, else a strided 1x1 convolution and a norm.
 
     Args:
       inputs: features that come in.
       width: features inside; `EXPANSION[kind] * width` go out.
+      stride_first: give the stride to a bottleneck's first 1x1.
     """
 
     def __init__(
@@ -89,13 +90,15 @@ class ResidualBlock(nnx.Module):
         *,
         kind: ResidualKind,
         stride: int = 1,
+        stride_first: bool = False,
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
+        early, late = (stride, 1) if stride_first else (1, stride)
         outputs = EXPANSION[kind] * width
         shapes: dict[ResidualKind, tuple[tuple[int, int, int], ...]] = {
             "basic": ((3, width, stride), (3, outputs, 1)),
-            "bottleneck": ((1, width, 1), (3, width, stride), (1, outputs, 1)),
+            "bottleneck": ((1, width, early), (3, width, late), (1, outputs, 1)),
         }
         self.depth = len(shapes[kind])
         features = inputs

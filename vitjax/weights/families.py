@@ -9,6 +9,7 @@ from vitjax.weights.dinov2 import DINOV2, DINOV2_WITH_REGISTERS
 from vitjax.weights.dinov3 import DINOV3, TIMM_DINOV3
 from vitjax.weights.family import Family, Fields, Specs
 from vitjax.weights.marian import MARIAN
+from vitjax.weights.resnet import RESNET, TIMM_RESNET
 from vitjax.weights.siglip import SIGLIP
 from vitjax.weights.siglip2 import SIGLIP2
 from vitjax.weights.t5 import T5
@@ -30,6 +31,8 @@ FAMILIES: tuple[Family, ...] = (
     BEIT,
     TIMM_BEIT,
     TIMM_VIT,
+    RESNET,
+    TIMM_RESNET,
     VISION_TRANSFORMER,
     *BIG_VISION,
     *VISION_ENCODER_DECODERS,
