@@ -35,4 +35,5 @@ def load(path: str | Path, *, mesh: Mesh | None = None) -> Model:
         generation=source.generation,
         mesh=mesh,
         family=source.family,
+        labels=source.labels,
     )

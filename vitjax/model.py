@@ -42,7 +42,8 @@ class Model:
     the model's size and scale, or float [B, H, W, channels], taken as preprocessed. Everything is compiled on first use
     and for each new shape.
 
-    `family` names the checkpoints that the model was read as one of, None if it was trained here.
+    `family` names the checkpoints that the model was read as one of, None if it was trained here; `labels` are the
+    names of its classes, where somebody wrote them down.
 
     With a `mesh`, on which the parameters lie, `generate` splits rows, beams, heads and vocabulary over its devices.
     """
@@ -55,6 +56,7 @@ class Model:
     generation: GenerationConfig
     mesh: Mesh | None = None
     family: str | None = None
+    labels: tuple[str, ...] | None = None
 
     @property
     def writes(self) -> bool:
@@ -114,7 +116,7 @@ class Model:
           return_attention: also tell where the decoder looked, by one parallel pass over what was written.
           batch_size: rows to pad to, for a last batch that is smaller than those before: it compiles nothing.
           options: fields of `GenerationConfig`, named as in transformers (num_beams, max_length, length_penalty,
-            early_stopping, num_return_sequences, do_sample, ...); the rest is as in training.
+            early_stopping, num_return_sequences, do_sample, ...); the rest is the model's own.
         """
         self._require_writing()
         config = self.generation_config(**options)

@@ -14,6 +14,7 @@ from vitjax.training.saved_folder import SavedConfig, write_config
 from vitjax.training.tokenizer_file import save_tokenizer
 from vitjax.weights.folder import write_tensors
 from vitjax.weights.generation import TOKEN_IDS, write_generation
+from vitjax.weights.labels import label_fields
 from vitjax.weights.npz_file import write_npz
 from vitjax.weights.preprocessing import timm_fields, write_preprocessing
 from vitjax.weights.translation import translate
@@ -56,7 +57,7 @@ def save(model: Model, directory: str | Path, *, format: SavedFormat = "safetens
     if model.writes:
         _write_json(directory / "generation_config.json", generation)
         more |= {name: generation[name] for name in TOKEN_IDS if name in generation}
-    _write_json(directory / "config.json", {**fields, **more})
+    _write_json(directory / "config.json", {**fields, **label_fields(model.labels, format), **more})
     return notes
 
 
@@ -90,6 +91,12 @@ def _save_own(model: Model, directory: Path, format: Literal["safetensors", "orb
     if model.tokenizer is not None:
         save_tokenizer(directory, model.tokenizer)
     config = SavedConfig(
-        1, model.config, model.preprocess, model.generation, model.tokenizer is not None, model.family
+        1,
+        model.config,
+        model.preprocess,
+        model.generation,
+        model.tokenizer is not None,
+        model.family,
+        model.labels,
     )
     write_config(directory, config)

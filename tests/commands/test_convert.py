@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -17,6 +18,17 @@ def test_from_transformers_to_orbax_and_back(vitjax, tmp_path):
     pixels = np.random.default_rng(0).normal(size=(1, 25, 25, 3)).astype(np.float32)
     first, last = (package.load(path).logits(pixels) for path in (WEIGHTS / "vit_hf", tmp_path / "hf"))
     np.testing.assert_array_equal(first, last)
+
+
+def test_classes_have_their_names(vitjax, pictures, tmp_path):
+    model = package.load(WEIGHTS / "vit_hf")
+    assert model.labels == tuple(f"label {i}" for i in range(7))
+    code, out, err = vitjax("decode", WEIGHTS / "vit_hf", pictures[0])
+    assert (code, err) == (0, "") and re.match(
+        r".*: class (\d) label \1  \(probability 0\.\d+\)$", out.strip()
+    )
+    vitjax("convert", WEIGHTS / "vit_timm_cls", tmp_path / "timm", "--format", "timm")
+    assert package.load(tmp_path / "timm").labels is None
 
 
 def test_notes_say_what_is_lost(vitjax, tmp_path):

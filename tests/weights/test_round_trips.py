@@ -40,11 +40,12 @@ def test_every_format(name, tmp_path):
 
     again = vitjax.load(tmp_path / "theirs")
     assert again.config == model.config and again.family == model.family
-    assert again.preprocess == model.preprocess
+    assert (again.preprocess, again.labels) == (model.preprocess, model.labels)
     vitjax.save(again, tmp_path / "orbax", format="orbax")
     vitjax.save(vitjax.load(tmp_path / "orbax"), tmp_path / "ours")
     ours = vitjax.load(tmp_path / "ours")
     assert (ours.config, ours.family, ours.preprocess) == (model.config, model.family, model.preprocess)
+    assert ours.labels == model.labels
     assert ours.generation == model.generation
     same_arrays(model, ours)
 

@@ -1,4 +1,4 @@
-"""`vitjax decode`: what a run reads in images or text."""
+"""`vitjax decode`: what a model reads in images or text."""
 
 import argparse
 import dataclasses
@@ -22,6 +22,7 @@ EXAMPLE = """examples:
   vitjax decode runs/demo scans 'more/**/*.jpg' --output scans.jsonl
   vitjax decode runs/demo image.png --sample 0 --num-return-sequences 3 --top-p 0.9
   vitjax decode runs/reverse_words --text "hello" "world" --json
+  vitjax decode microsoft/trocr-base-printed line.png
 """
 
 
@@ -54,11 +55,11 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="vitjax decode",
-        description="Write what a run reads in image files (JPEG, PNG, WebP) or in text.",
+        description="Write what a model reads in image files (JPEG, PNG, WebP) or in text.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", help="directory of a run")
+    parser.add_argument("run", help="a run, a saved model, a checkpoint, or a hub id")
     parser.add_argument(
         "images",
         nargs="*",

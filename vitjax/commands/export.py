@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", help="directory of a run, or of a checkpoint that vitjax.load reads")
+    parser.add_argument("run", help="a run, a saved model, a checkpoint, or a hub id")
     parser.add_argument("program", metavar="FILE", help="where to write it: model.stablehlo")
     parser.add_argument(
         "--platforms",

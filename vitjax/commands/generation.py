@@ -22,7 +22,7 @@ OPTIONS = (
 def add_options(parser: argparse.ArgumentParser) -> None:
     """All but `--sample`, which each command has in its own way: not None where tokens are to be drawn."""
     for name, kind, text in OPTIONS:
-        parser.add_argument(_flag(name), type=kind, help=f"{text} (as in training)")
+        parser.add_argument(_flag(name), type=kind, help=f"{text} (the model's own)")
 
 
 def given_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -177,7 +177,8 @@ def as_text(record: Record) -> str:
     if "error" in record:
         return f"error: {record['error']}"
     if "label" in record:
-        return f"{record['source']}: class {record['label']}  (probability {record['probability']:.4f})"
+        name = f" {record['name']}" if "name" in record else ""
+        return f"{record['source']}: class {record['label']}{name}  (probability {record['probability']:.4f})"
     return "\n".join(
         f"{record['source']}: {one['text']}  (score {one['score']:.4f}, tokens {one['tokens']})"
         for one in record.get("hypotheses", [record])

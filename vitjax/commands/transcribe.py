@@ -133,7 +133,7 @@ class Transcriber:
         if not self.model.writes:
             assert preprocess is not None
             images = preprocess.normalize(pad_rows(np.stack(values), self.batch_size))
-            return _classes(self.model.logits(images))[: len(batch)]
+            return _classes(self.model.logits(images), self.model.labels)[: len(batch)]
         if preprocess is None:
             assert self.model.tokenizer is not None
             source, mask = stack_rows(values, self.model.tokenizer.pad)
@@ -201,9 +201,16 @@ def _texts(out: Generated) -> list[Record]:
     return [row[0] if len(row) == 1 else {"hypotheses": row} for row in rows]
 
 
-def _classes(logits: Float[Array, "B classes"]) -> list[Record]:
+def _classes(logits: Float[Array, "B classes"], names: Sequence[str] | None) -> list[Record]:
     probabilities = np.asarray(jax.nn.softmax(logits.astype(np.float32)))
-    return [{"label": int(row.argmax()), "probability": _short(row.max())} for row in probabilities]
+    return [
+        {
+            "label": label,
+            **({"name": names[label]} if names else {}),
+            "probability": _short(row[label]),
+        }
+        for row, label in zip(probabilities, probabilities.argmax(axis=1).tolist(), strict=True)
+    ]
 
 
 def _short(value: np.floating) -> float:

@@ -33,6 +33,8 @@ class Pretrained:
     generation: GenerationConfig
     family: str | None = None
     """Of checkpoints that others wrote: whose."""
+    labels: tuple[str, ...] | None = None
+    """Names of its classes, where they are written down."""
     part: str = ""
     """The part of the checkpoint's parameters that `model` is: `encoder`; empty for all."""
 

@@ -24,6 +24,7 @@ from vitjax.weights.checkpoint import Checkpoint, open_checkpoint
 from vitjax.weights.folder import open_tensors
 from vitjax.weights.generation import read_generation
 from vitjax.weights.hub import local_path
+from vitjax.weights.labels import read_labels
 from vitjax.weights.preprocessing import read_preprocessing
 from vitjax.weights.tokenizer import read_tokenizer
 
@@ -39,7 +40,13 @@ def describe(path: str | Path) -> Pretrained:
     if is_saved(folder):
         saved = read_config(folder)
         return Pretrained(
-            str(path), str(folder), saved.model, saved.preprocess, saved.generation, saved.family
+            path=str(path),
+            folder=str(folder),
+            model=saved.model,
+            preprocess=saved.preprocess,
+            generation=saved.generation,
+            family=saved.family,
+            labels=saved.labels,
         )
     if is_run(folder):
         run = load_run_config(folder)
@@ -54,6 +61,7 @@ def describe(path: str | Path) -> Pretrained:
         preprocess=_preprocessing(checkpoint),
         generation=read_generation(folder) if writes else GenerationConfig(),
         family=checkpoint.family.name,
+        labels=read_labels(checkpoint.fields, checkpoint.config),
     )
 
 

@@ -32,7 +32,7 @@ class SavedConfig:
 
     Attributes:
       vitjax: version of the format.
-      family: the family the model was first read as.
+      family, labels: see `vitjax.Model`.
     """
 
     vitjax: Literal[1]
@@ -41,6 +41,7 @@ class SavedConfig:
     generation: GenerationConfig
     has_tokenizer: bool
     family: str | None
+    labels: tuple[str, ...] | None
 
 
 _ADAPTER = TypeAdapter(SavedConfig)
