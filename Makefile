@@ -63,3 +63,4 @@ bench: $(BENCH_STAMP)
 
 parity: $(PARITY_STAMP)
 	$(PARITY_VENV)/bin/python -m tools.parity --live 1 $(ARGS)
+	$(PARITY_VENV)/bin/python -m tools.parity_text
