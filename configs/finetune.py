@@ -1,8 +1,15 @@
-"""A classifier from a checkpoint.
+"""A classifier out of a checkpoint: a new head, layer-wise learning rates, every parameter trained.
+
+It starts from whatever `vitjax.load` reads; of a model that writes text it takes the encoder. Measured from the reader of
+printed text, `configs/text_lines.py`, which learns handwritten digits from 100 of them.
 
 Command: `python train.py --config configs/finetune.py --init runs/text_lines`
-Cost:
-Score:
+Cost: 272,538 parameters, 500 steps of 50; 11 s on four shared CPU cores.
+Score: 94.7 % [91.9, 96.6] of the 360 test digits (seed 0; docs/recipes.md: from random numbers, LoRA, the head alone).
+
+Only a new head: `--train.freeze 'patch_embedding/.*' 'blocks/.*' 'norm/.*' --optimizer.layer_decay 1`.
+LoRA: `--lora.rank 8 --lora.patterns 'blocks/.*' --optimizer.layer_decay 1 --optimizer.learning_rate 1e-2`.
+Another dataset: `--data.name NAME --model.num_classes N --data.train_split train`.
 """
 
 from vitjax.data.config import Augment
@@ -22,20 +29,15 @@ def get_config(init: Pretrained) -> Config:
             "digits",
             train_split="train[:100]",
             image_size=(side, side),
+            resize="stretch",
             fill=0,
-            augment=Augment(rotation=12.0, shear=0.15, scale=0.15, shift=2.0, intensity=0.15),
+            augment=Augment(rotation=12.0, shear=0.15, scale=0.15, shift=side / 16, intensity=0.15),
         ),
         train=TrainConfig(
-            steps=500,
-            batch_size=50,
-            label_smoothing=0.1,
-            log_every=50,
-            eval_every=100,
-            save_every=500,
-            ema_decay=0.99,
+            steps=500, batch_size=50, label_smoothing=0.1, ema_decay=0.99, log_every=50, eval_every=250
         ),
         optimizer=OptimizerConfig(
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             warmup_steps=50,
             weight_decay=0.05,
             layer_decay=0.75,

@@ -1,8 +1,8 @@
-"""A reader of printed text learns handwriting.
+"""A reader goes on to other writing: from printed text to 2,000 strings of handwritten digits, with its tokenizer.
 
 Command: `python train.py --config configs/finetune_reader.py --init runs/text_lines`
-Cost:
-Score:
+Cost: 511,069 parameters, 1,500 steps of 32; 220 s on four shared CPU cores.
+Score: 85.2 % [83.6, 86.7] of 2,000 held-out strings right as a whole (seed 0); 31.8 % from random numbers.
 """
 
 from dataclasses import replace
@@ -17,18 +17,14 @@ def get_config(init: Pretrained) -> Config:
         name="finetune_reader",
         init=init.start(),
         model=init.model,
-        data=init.data("digit_strings", train_split="train[:200]", resize="fit", fill=0, max_length=8),
+        data=init.data(
+            "digit_strings", train_split="train[:2000]", image_size=(32, 128), fill=0, max_length=8
+        ),
         train=TrainConfig(
-            steps=600,
-            batch_size=50,
-            label_smoothing=0.05,
-            log_every=50,
-            eval_every=300,
-            save_every=600,
-            ema_decay=0.99,
+            steps=1500, batch_size=32, label_smoothing=0.05, ema_decay=0.99, log_every=50, eval_every=500
         ),
         optimizer=OptimizerConfig(
-            learning_rate=1e-3, warmup_steps=50, weight_decay=0.05, clip_norm=1.0, beta2=0.99
+            learning_rate=1e-3, warmup_steps=100, weight_decay=0.05, clip_norm=1.0, beta2=0.99
         ),
         generation=replace(init.generation, max_length=8),
     )

@@ -11,10 +11,12 @@ import pytest
 
 from tests.training.runs import train
 from vitjax.data.datasets import OWN, own_builder
+from vitjax.data.preprocess import Preprocess
 from vitjax.data.tokenizers import CharacterTokenizer
 from vitjax.nn import functional
 from vitjax.training.config import Config, from_json, to_json
 from vitjax.training.optimizer import make_optimizer
+from vitjax.training.pretrained import Pretrained
 from vitjax.training.recipe import load_config
 from vitjax.training.streams import check_texts
 from vitjax.training.tasks import is_classifier
@@ -34,13 +36,21 @@ def file(request) -> Path:
 
 @pytest.fixture
 def config(file) -> Config:
-    return load_config(file)
+    """A config that starts from a checkpoint is given the one that its docstring names: a run of another config."""
+    command = re.search(r"--init runs/(\w+)", file.read_text())
+    if command is None:
+        return load_config(file)
+    run = load_config(CONFIGS / f"{command[1]}.py")
+    where = f"runs/{run.name}"
+    init = Pretrained(where, where, run.model, Preprocess.of(run.data), run.generation)
+    return load_config(file, init)
 
 
 def test_they_are_there():
     assert {*FILES} >= {
         *("digits_vit.py", "digits_resnet.py", "digit_strings.py", "digit_strings_lstm.py"),
         *("text_lines.py", "reverse_words.py", "imagenet_vit_s16.py", "imagenet_vit_b16.py"),
+        *("finetune.py", "finetune_reader.py"),
     }
 
 
@@ -68,8 +78,14 @@ def test_it_fits_its_data(config, tmp_path):
     info = own_builder(config.data.name)(data_dir=str(tmp_path)).info
     if is_classifier(config):
         assert config.model.num_classes == info.features["label"].num_classes
-    else:
-        check_texts(config, CharacterTokenizer(info.metadata["alphabet"]))
+        return
+    alphabet = info.metadata["alphabet"]
+    if config.init.checkpoint:
+        theirs = load_config(CONFIGS / f"{Path(config.init.checkpoint).name}.py").data.name
+        learned = own_builder(theirs)(data_dir=str(tmp_path)).info.metadata["alphabet"]
+        assert set(alphabet) <= set(learned)
+        alphabet = learned
+    check_texts(config, CharacterTokenizer(alphabet))
 
 
 def test_the_schedule_warms_up_and_ends_low(config):

@@ -160,7 +160,15 @@ def tokenizer_to_keep(config: Config, run: Path | None) -> Tokenizer | None:
     """
     if not config.init.checkpoint or is_classifier(config):
         return None
-    return load_tokenizer(run) if run is not None else tokenizer_of(describe(config.init.checkpoint))
+    if run is not None:
+        return load_tokenizer(run)
+    tokenizer = tokenizer_of(describe(config.init.checkpoint))
+    if tokenizer is None:
+        raise ValueError(
+            f"{config.init.checkpoint} has no tokenizer, without which its tokens mean nothing: put the files of its "
+            "tokenizer beside its weights"
+        )
+    return tokenizer
 
 
 def first_state(setup: Setup, mesh: Mesh) -> tuple[TrainState, Start | None]:

@@ -117,7 +117,10 @@ def check_task(config: Config, info: SourceInfo) -> None:
 
 
 def check_texts(config: Config, tokenizer: Tokenizer) -> None:
-    """The model's vocabularies must be the data's, its positions enough, and its way of decoding complete."""
+    """The model's vocabularies must be the data's, its positions enough, and its way of decoding complete.
+
+    A checkpoint's vocabulary may have room for more tokens than its tokenizer has.
+    """
     model, generation, words = config.model, config.generation, tokenizer.vocab_size
     assert not isinstance(model, CLASSIFIERS)
     sizes = {"the model's vocabulary_size": model.vocabulary_size}
