@@ -1,7 +1,7 @@
 """A classifier out of a checkpoint: a new head, layer-wise learning rates, every parameter trained.
 
-It starts from whatever `vitjax.load` reads; of a model that writes text it takes the encoder. Measured from the reader of
-printed text, `configs/text_lines.py`, which learns handwritten digits from 100 of them.
+It starts from whatever `vitjax.load` reads; of a model that writes text it takes the encoder. Measured from the reader
+of printed text, `configs/text_lines.py`, which learns handwritten digits from 100 of them.
 
 Command: `python train.py --config configs/finetune.py --init runs/text_lines`
 Cost: 272,538 parameters, 500 steps of 50; 11 s on four shared CPU cores.
