@@ -33,9 +33,10 @@ def translate(
       ValueError: no family of that format has such a model; the line tells why the nearest has not.
     """
     arrays = named_leaves(params) | named_leaves(stats)
-    reasons: dict[str, ValueError] = {}
+    reasons: list[tuple[bool, str]] = []  # whether the family has such a model at all, and what is amiss
     for family in sorted(FAMILIES, key=lambda family: family.name != prefer):
         if family.format == format:
+            fields: Fields = {}
             try:
                 fields = family.write_config(config)
                 table = matched(family, config)[2]
@@ -47,8 +48,8 @@ def translate(
                     raise ValueError(f"it would come back with {_difference(wanted, found)}")
                 return family, fields, _prefixed(family, named)
             except ValueError as error:
-                reasons[family.name] = error
-    why = next((f": {name}: {error}" for name, error in reasons.items()), "")
+                reasons.append((bool(fields), f": {family.name}: {error}"))
+    why = max(reasons, key=lambda reason: reason[0], default=(False, ""))[1]
     raise ValueError(f"this model cannot be written in the format {format}{why}")
 
 
