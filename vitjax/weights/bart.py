@@ -10,12 +10,19 @@ from vitjax.models.config import ModelConfig
 from vitjax.models.decoder import DecoderConfig
 from vitjax.models.encoder_decoder import EncoderDecoderConfig
 from vitjax.models.text_encoder import TextEncoderConfig
-from vitjax.weights.fairseq_layers import POSITION_OFFSET, read_blocks, stack_entries, write_blocks
+from vitjax.weights.fairseq_layers import (
+    POSITION_OFFSET,
+    read_blocks,
+    score_entries,
+    stack_entries,
+    write_blocks,
+)
 from vitjax.weights.family import Family, Fields, Specs, TextDecoder, has_model_type
 from vitjax.weights.table import Entry, Ignored
+from vitjax.weights.text_to_text import SHARED, TOKENS, sides
+from vitjax.weights.torch_layers import linear
 
 NormPosition = Literal["pre", "post"]
-TOKENS = "decoder/embedding/tokens/embedding"
 
 
 def read_sequence(fields: Fields, side: str, norms: NormPosition) -> dict[str, Any]:
@@ -62,12 +69,7 @@ def decoder_entries(config: DecoderConfig) -> list[Entry]:
     """The table of the decoder alone."""
     entries = stack_entries("model.decoder.", "", config, decoder=True)
     entries.append(Entry("model.decoder.embed_tokens.weight", "embedding/tokens/embedding"))
-    return entries if config.tie_embeddings else [*entries, head("lm_head.weight")]
-
-
-def head(theirs: str, ours: str = "head") -> Entry:
-    """A matrix of scores for the tokens, without a bias."""
-    return Entry(theirs, f"{ours}/kernel", "V D -> D V")
+    return entries if config.tie_embeddings else [*entries, *linear("lm_head", "head", use_bias=False)]
 
 
 def read_bart(fields: Fields, specs: Specs, norms: NormPosition) -> EncoderDecoderConfig:
@@ -85,38 +87,26 @@ def read_bart(fields: Fields, specs: Specs, norms: NormPosition) -> EncoderDecod
 
 def write_bart(config: ModelConfig, kind: str, name: str) -> dict[str, Any]:
     """The inverse of `read_bart`."""
-    if not isinstance(config, EncoderDecoderConfig) or not isinstance(config.encoder, TextEncoderConfig):
-        raise ValueError(f"{name} reads and writes text")
+    encoder, decoder, _ = sides(config, name)
     return {
         "model_type": kind,
         "architectures": [{"bart": "Bart", "mbart": "MBart"}[kind] + "ForConditionalGeneration"],
         "is_encoder_decoder": True,
-        "tie_word_embeddings": config.decoder.tie_embeddings,
-        **write_sequence(config.encoder, "encoder"),
-        **write_sequence(config.decoder, "decoder"),
+        "tie_word_embeddings": decoder.tie_embeddings,
+        **write_sequence(encoder, "encoder"),
+        **write_sequence(decoder, "decoder"),
     }
 
 
 def bart_entries(config: EncoderDecoderConfig) -> list[Entry]:
     """The whole table, without `model.`."""
-    decoder = config.decoder
-    assert isinstance(config.encoder, TextEncoderConfig)
+    encoder, decoder, _ = sides(config, "BART")
     return [
         Entry("shared.weight", TOKENS),
-        *stack_entries("encoder.", "encoder/", config.encoder, decoder=False),
+        *stack_entries("encoder.", "encoder/", encoder, decoder=False),
         *stack_entries("decoder.", "decoder/", decoder, decoder=True),
-        *([] if decoder.tie_embeddings else [head("lm_head.weight", "decoder/head")]),
-        *(token_bias(decoder) if decoder.head_bias else []),
+        *score_entries(decoder),
     ]
-
-
-def token_bias(decoder: DecoderConfig) -> list[Entry]:
-    """`final_logits_bias`, which lies behind a head of its own or stands alone."""
-    ours = "decoder/head_bias" if decoder.tie_embeddings else "decoder/head/bias"
-    return [Entry("final_logits_bias", ours, "1 V -> V")]
-
-
-SHARED = {name: "shared.weight" for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")}
 
 
 def _family(name: str, kind: str, norms: NormPosition) -> Family:

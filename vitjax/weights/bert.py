@@ -9,7 +9,6 @@ from typing import Any
 
 from vitjax.models.decoder import DecoderConfig
 from vitjax.nn.blocks import TransformerConfig
-from vitjax.weights.bart import head
 from vitjax.weights.family import Fields, Specs, TextDecoder
 from vitjax.weights.fields import activation_name, activation_of, demand
 from vitjax.weights.table import Entry, Ignored
@@ -89,7 +88,7 @@ def bert_entries(config: DecoderConfig) -> list[Entry]:
         *_body("bert"),
         *linear("cls.predictions.transform.dense", "head_transform/dense"),
         *norm("cls.predictions.transform.LayerNorm", "head_transform/norm"),
-        *_scores(config, "cls.predictions.decoder.weight", "cls.predictions.bias"),
+        *_scores(config, "cls.predictions.decoder", "cls.predictions.bias"),
     ]
 
 
@@ -99,7 +98,7 @@ def roberta_entries(config: DecoderConfig) -> list[Entry]:
         *_body("roberta"),
         *linear("lm_head.dense", "head_transform/dense"),
         *norm("lm_head.layer_norm", "head_transform/norm"),
-        *_scores(config, "lm_head.decoder.weight", "lm_head.bias"),
+        *_scores(config, "lm_head.decoder", "lm_head.bias"),
     ]
 
 
@@ -127,7 +126,7 @@ def _body(base: str) -> list[Entry]:
 def _scores(config: DecoderConfig, weight: str, bias: str) -> list[Entry]:
     if config.tie_embeddings:
         return [Entry(bias, "head_bias")]
-    return [head(weight), Entry(bias, "head/bias")]
+    return [*linear(weight, "head", use_bias=False), Entry(bias, "head/bias")]
 
 
 BERT = TextDecoder(

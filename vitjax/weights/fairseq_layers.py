@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vitjax.models.decoder import DecoderConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.sequence import SequenceConfig
 from vitjax.weights.family import Fields
@@ -60,6 +61,15 @@ def stack_entries(theirs: str, ours: str, config: SequenceConfig, *, decoder: bo
         entries += norm(f"{theirs}layernorm_embedding", f"{ours}embedding/norm")
     if config.transformer.norm_position == "pre":
         entries += norm(f"{theirs}layer_norm", f"{ours}norm")
+    return entries
+
+
+def score_entries(decoder: DecoderConfig) -> list[Entry]:
+    """A head apart from the token vectors, and the bias of the scores, `final_logits_bias`, as far as there are any."""
+    entries = [] if decoder.tie_embeddings else linear("lm_head", "decoder/head", use_bias=False)
+    if decoder.biases_head:
+        ours = "decoder/head_bias" if decoder.tie_embeddings else "decoder/head/bias"
+        entries.append(Entry("final_logits_bias", ours, "1 V -> V"))
     return entries
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 from vitjax.models.decoder import DecoderConfig
 from vitjax.nn.blocks import TransformerConfig
-from vitjax.weights.bart import head
 from vitjax.weights.family import Fields, Specs, TextDecoder
 from vitjax.weights.fields import activation_name, activation_of, demand
 from vitjax.weights.table import Entry, Ignored
-from vitjax.weights.torch_layers import norm
+from vitjax.weights.torch_layers import linear, norm
 
 
 def read_gpt2(fields: Fields, specs: Specs) -> DecoderConfig:
@@ -81,7 +80,7 @@ def gpt2_entries(config: DecoderConfig) -> list[Entry]:
     for theirs, ours in (("c_fc", "up"), ("c_proj", "down")):
         for name, our in (("weight", "kernel"), ("bias", "bias")):
             entries.append(Entry(f"{layer}.mlp.{theirs}.{name}", f"{blocks}/feed_forward/{ours}/{our}"))
-    return entries if config.tie_embeddings else [*entries, head("lm_head.weight")]
+    return entries if config.tie_embeddings else [*entries, *linear("lm_head", "head", use_bias=False)]
 
 
 def _fused(theirs: str, ours: str, names: tuple[str, ...]) -> list[Entry]:

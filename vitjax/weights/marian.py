@@ -10,11 +10,11 @@ from vitjax.models.config import ModelConfig
 from vitjax.models.decoder import DecoderConfig
 from vitjax.models.encoder_decoder import EncoderDecoderConfig
 from vitjax.models.text_encoder import TextEncoderConfig
-from vitjax.weights.bart import SHARED, TOKENS, head, token_bias
-from vitjax.weights.fairseq_layers import read_blocks, stack_entries, write_blocks
+from vitjax.weights.fairseq_layers import read_blocks, score_entries, stack_entries, write_blocks
 from vitjax.weights.family import Family, Fields, Specs, has_model_type
 from vitjax.weights.fields import demand
 from vitjax.weights.table import Entry, Ignored
+from vitjax.weights.text_to_text import SHARED, TOKENS, sides
 
 
 def read_marian(fields: Fields, specs: Specs) -> EncoderDecoderConfig:
@@ -42,29 +42,27 @@ def read_marian(fields: Fields, specs: Specs) -> EncoderDecoderConfig:
 
 def write_marian(config: ModelConfig) -> dict[str, Any]:
     """The inverse of `read_marian`."""
-    if not isinstance(config, EncoderDecoderConfig) or not isinstance(config.encoder, TextEncoderConfig):
-        raise ValueError("Marian reads and writes text")
+    encoder, decoder, shared = sides(config, "Marian")
     return {
         "model_type": "marian",
         "architectures": ["MarianMTModel"],
         "is_encoder_decoder": True,
-        "tie_word_embeddings": config.decoder.tie_embeddings,
-        "share_encoder_decoder_embeddings": config.share_embeddings,
-        **write_blocks(config.encoder.transformer, "encoder"),
-        **write_blocks(config.decoder.transformer, "decoder"),
-        "vocab_size": config.encoder.vocabulary_size,
-        "decoder_vocab_size": config.decoder.vocabulary_size,
-        "max_position_embeddings": config.decoder.max_length,
-        "scale_embedding": config.decoder.scale_embedding,
+        "tie_word_embeddings": decoder.tie_embeddings,
+        "share_encoder_decoder_embeddings": shared,
+        **write_blocks(encoder.transformer, "encoder"),
+        **write_blocks(decoder.transformer, "decoder"),
+        "vocab_size": encoder.vocabulary_size,
+        "decoder_vocab_size": decoder.vocabulary_size,
+        "max_position_embeddings": decoder.max_length,
+        "scale_embedding": decoder.scale_embedding,
     }
 
 
 def marian_entries(config: EncoderDecoderConfig) -> list[Entry]:
     """The whole table, without `model.`."""
-    encoder, decoder = config.encoder, config.decoder
-    assert isinstance(encoder, TextEncoderConfig)
+    encoder, decoder, shared = sides(config, "Marian")
     tables = {"shared": TOKENS}
-    if not config.share_embeddings:
+    if not shared:
         tables = {
             "decoder.embed_tokens": TOKENS,
             "encoder.embed_tokens": "encoder/embedding/tokens/embedding",
@@ -73,8 +71,7 @@ def marian_entries(config: EncoderDecoderConfig) -> list[Entry]:
         *(Entry(f"{theirs}.weight", ours) for theirs, ours in tables.items()),
         *stack_entries("encoder.", "encoder/", encoder, decoder=False),
         *stack_entries("decoder.", "decoder/", decoder, decoder=True),
-        *([] if decoder.tie_embeddings else [head("lm_head.weight", "decoder/head")]),
-        *(token_bias(decoder) if decoder.head_bias else []),
+        *score_entries(decoder),
     ]
 
 

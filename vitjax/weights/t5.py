@@ -12,9 +12,9 @@ from vitjax.models.encoder_decoder import EncoderDecoderConfig
 from vitjax.models.text_encoder import TextEncoderConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.feedforward import GATED, Activation
-from vitjax.weights.bart import SHARED, TOKENS, head
 from vitjax.weights.family import Family, Fields, Specs, has_model_type
 from vitjax.weights.table import Entry, Ignored
+from vitjax.weights.text_to_text import SHARED, TOKENS, sides
 from vitjax.weights.torch_layers import from_heads, heads, linear
 
 FEED_FORWARDS: dict[str, Activation] = {
@@ -74,9 +74,7 @@ def read_t5(fields: Fields, specs: Specs) -> EncoderDecoderConfig:
 
 def write_t5(config: ModelConfig) -> dict[str, Any]:
     """The inverse of `read_t5`."""
-    if not isinstance(config, EncoderDecoderConfig) or not isinstance(config.encoder, TextEncoderConfig):
-        raise ValueError("T5 reads and writes text")
-    encoder, decoder = config.encoder, config.decoder
+    encoder, decoder, _ = sides(config, "T5")
     t = encoder.transformer
     kinds = [kind for kind, activation in FEED_FORWARDS.items() if activation == t.activation]
     if not kinds:
@@ -113,7 +111,7 @@ def t5_entries(config: EncoderDecoderConfig) -> list[Entry]:
         Entry("shared.weight", TOKENS),
         *_stack("encoder", gated, sublayers=("SelfAttention",)),
         *_stack("decoder", gated, sublayers=("SelfAttention", "EncDecAttention")),
-        *([] if decoder.tie_embeddings else [head("lm_head.weight", "decoder/head")]),
+        *([] if decoder.tie_embeddings else linear("lm_head", "decoder/head", use_bias=False)),
     ]
 
 

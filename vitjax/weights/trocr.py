@@ -7,10 +7,10 @@ With learned positions and a norm of the embedding (-base-handwritten), or with 
 from typing import Any
 
 from vitjax.models.decoder import DecoderConfig
-from vitjax.weights.bart import head
 from vitjax.weights.fairseq_layers import POSITION_OFFSET, read_blocks, stack_entries, write_blocks
 from vitjax.weights.family import Fields, Specs, TextDecoder
 from vitjax.weights.table import Entry, Ignored
+from vitjax.weights.torch_layers import linear
 
 
 def read_trocr(fields: Fields, specs: Specs) -> DecoderConfig:
@@ -57,7 +57,9 @@ def trocr_entries(config: DecoderConfig) -> list[Entry]:
     """The table."""
     entries = stack_entries("model.decoder.", "", config, decoder=True)
     entries.append(Entry("model.decoder.embed_tokens.weight", "embedding/tokens/embedding"))
-    return entries if config.tie_embeddings else [*entries, head("output_projection.weight")]
+    return (
+        entries if config.tie_embeddings else [*entries, *linear("output_projection", "head", use_bias=False)]
+    )
 
 
 TROCR = TextDecoder(

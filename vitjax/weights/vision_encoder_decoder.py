@@ -138,7 +138,7 @@ def encoder_of(config: VisionTransformerConfig) -> tuple[Family, dict[str, Any]]
         except ValueError as error:
             why = why or f"{encoder.name}: {error}"
     raise ValueError(
-        f"no image encoder of transformers is this one{': ' + why if why else ''}: it would come back as another"
+        f"no image encoder of transformers is this one: {why or 'it would come back as another'}"
     )
 
 
