@@ -4,6 +4,7 @@ test_round_trips.py.
 
 import json
 import re
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from vitjax.weights.folder import open_tensors
 from vitjax.weights.gpt2 import GPT2
 from vitjax.weights.marian import MARIAN
 from vitjax.weights.t5 import T5
+from vitjax.weights.translation import translate
 from vitjax.weights.trocr import TROCR
 from vitjax.weights.vision_encoder_decoder import VISION_ENCODER_DECODERS
 
@@ -103,6 +105,15 @@ def test_widths_that_differ_need_a_layer_between_or_trocr() -> None:
     bart = next(each for each in VISION_ENCODER_DECODERS if each.name.endswith(" BART"))
     with pytest.raises(ValueError, match="BART needs project_context for 24 -> 30 features"):
         bart.write_config(config)
+
+
+def test_an_encoder_that_was_trained_otherwise_is_written_all_the_same() -> None:
+    checkpoint = opened("vit_gpt2")
+    encoder = checkpoint.config.encoder
+    trained = replace(encoder, transformer=replace(encoder.transformer, stochastic_depth=0.1))
+    config = replace(checkpoint.config, encoder=trained)
+    family, fields, _ = translate(config, *checkpoint.read(), "hf", prefer=checkpoint.family.name)
+    assert family is checkpoint.family and fields["encoder"]["model_type"] == "vit"
 
 
 @pytest.mark.parametrize("family", [BART, MBART, MARIAN, T5, *VISION_ENCODER_DECODERS])

@@ -24,7 +24,7 @@ def read_bert(fields: Fields, specs: Specs) -> DecoderConfig:
         num_heads=fields.get("num_attention_heads", 12),
         feed_forward_width=fields.get("intermediate_size", 3072),
         norm_position="post",
-        norm_epsilon=fields.get("layer_norm_eps", 1e-12),
+        norm_epsilon=float(fields.get("layer_norm_eps", 1e-12)),
         activation=activation_of(fields),
         dropout=float(fields.get("hidden_dropout_prob", 0.1)),
         attention_dropout=float(fields.get("attention_probs_dropout_prob", 0.1)),

@@ -22,7 +22,7 @@ def read_gpt2(fields: Fields, specs: Specs) -> DecoderConfig:
         depth=fields.get("n_layer", 12),
         num_heads=fields.get("n_head", 12),
         feed_forward_width=fields.get("n_inner") or 4 * width,
-        norm_epsilon=fields.get("layer_norm_epsilon", 1e-5),
+        norm_epsilon=float(fields.get("layer_norm_epsilon", 1e-5)),
         activation=activation_of(fields, "activation_function", "gelu_new"),
         dropout=float(fields.get("resid_pdrop", 0.1)),
         attention_dropout=float(fields.get("attn_pdrop", 0.1)),

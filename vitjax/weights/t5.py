@@ -41,7 +41,7 @@ def read_t5(fields: Fields, specs: Specs) -> EncoderDecoderConfig:
             num_heads=num_heads,
             feed_forward_width=fields.get("d_ff", 2048),
             norm="rms",
-            norm_epsilon=fields.get("layer_norm_epsilon", 1e-6),
+            norm_epsilon=float(fields.get("layer_norm_epsilon", 1e-6)),
             activation=FEED_FORWARDS[kind],
             query_key_scale=1.0,
             use_bias=False,

@@ -1,16 +1,13 @@
 """One of our models, as a family of another library: its config.json and its arrays by their names on disk."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from vitjax.models.config import ModelConfig
-from vitjax.models.resnet import ResNetConfig
-from vitjax.models.vit import VisionTransformerConfig
-from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree
 from vitjax.parallel.paths import named_leaves
 from vitjax.weights.checkpoint import matched
@@ -18,6 +15,7 @@ from vitjax.weights.families import FAMILIES
 from vitjax.weights.family import Family, Fields, Format
 from vitjax.weights.table import Table
 from vitjax.weights.tensors import TensorSpec
+from vitjax.weights.untrained import untrained
 from vitjax.weights.writing import Storable
 
 
@@ -43,7 +41,7 @@ def translate(
                 named = {name: _OnDisk(table, name, arrays) for name in table.expected}
                 specs = {name: TensorSpec(array.shape, array.dtype.name, "") for name, array in named.items()}
                 found = family.read_config(fields, specs)
-                wanted, found = _untrained(config), _untrained(found)
+                wanted, found = untrained(config), untrained(found)
                 if found != wanted:
                     raise ValueError(f"it would come back with {_difference(wanted, found)}")
                 return family, fields, _prefixed(family, named)
@@ -81,32 +79,6 @@ def _prefixed(family: Family, named: Mapping[str, Storable]) -> dict[str, Storab
         name if family.heads and name.startswith(family.heads) else family.prefix + name: array
         for name, array in named.items()
     }
-
-
-# of no consequence to what a trained model says: other libraries need not be able to hold them
-_TRAINING_ONLY: dict[type, dict[str, Any]] = {
-    TransformerConfig: {
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-        "stochastic_depth": 0.0,
-        "remat": "none",
-        "unroll": False,
-        "dtype": "float32",
-    },
-    VisionTransformerConfig: {"head_bias": 0.0},
-    ResNetConfig: {"dtype": "float32"},
-}
-
-
-def _untrained(config: Any) -> Any:
-    """The config without what only training sees; of a layer scale only whether there is one."""
-    if not is_dataclass(config) or isinstance(config, type):
-        return config
-    changed = {field.name: _untrained(getattr(config, field.name)) for field in fields(config)}
-    changed.update(_TRAINING_ONLY.get(type(config), {}))
-    if isinstance(config, TransformerConfig) and config.layer_scale is not None:
-        changed["layer_scale"] = 1.0
-    return type(config)(**changed)
 
 
 def _difference(ours: Any, found: Any, where: str = "") -> str:
