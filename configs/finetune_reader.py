@@ -18,7 +18,7 @@ def get_config(init: Pretrained) -> Config:
         init=init.start(),
         model=init.model,
         data=init.data(
-            "digit_strings", train_split="train[:2000]", image_size=(32, 128), fill=0, max_length=8
+            "digit_strings", train_split="train[:2000]", image_size=(32, 128), fill=0, max_length=12
         ),
         train=TrainConfig(
             steps=1500, batch_size=32, label_smoothing=0.05, ema_decay=0.99, log_every=50, eval_every=500
@@ -26,5 +26,5 @@ def get_config(init: Pretrained) -> Config:
         optimizer=OptimizerConfig(
             learning_rate=1e-3, warmup_steps=100, weight_decay=0.05, clip_norm=1.0, beta2=0.99
         ),
-        generation=replace(init.generation, max_length=8),
+        generation=replace(init.generation, max_length=12),
     )

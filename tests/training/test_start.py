@@ -23,10 +23,11 @@ from vitjax.training.loop import fit
 from vitjax.training.lora import LoraConfig
 from vitjax.training.pretrained import HEAD
 from vitjax.training.reading import describe
-from vitjax.training.start import first_state, load_start, select
+from vitjax.training.start import first_state, load_start, select, tokenizer_to_keep
 from vitjax.training.state import evaluated, init_state, make_setup
 from vitjax.training.tokenizer_file import save_tokenizer
 
+CHANGED = "model: image_size (12, 4) (there (8, 8))"
 GOLDEN = Path(__file__).parents[1] / "golden" / "weights"
 LORA = LoraConfig(
     rank=2, patterns=(".*/attention/(query|value)/kernel", ".*/feed_forward/.*"), whole=("norm/.*",)
@@ -130,10 +131,15 @@ def test_a_new_head(source):
     ours = named_leaves(state.params)
     assert ours["head/kernel"].shape == (32, 7) and not ours["head/kernel"].any()
     assert all((ours[name] == leaf).all() for name, leaf in kept.items() if not name.startswith("head/"))
-    assert start.lines()[1:] == ["new: head/bias, head/kernel", "left there: head/bias, head/kernel"]
+    assert start.lines()[1:] == [
+        "new: head/bias, head/kernel",
+        "left there: head/bias, head/kernel",
+        "model: num_classes 7 (there 10)",
+    ]
     anew, start = begin(starting(classifier(), source, ".*"))
     fresh, _ = begin(classifier())
     assert same_bits(anew.params, fresh.params) and start.selection.taken == ()
+    assert start.lines()[1].endswith(" and 19 more")
 
 
 def test_statistics_are_taken(tmp_path):
@@ -162,7 +168,7 @@ def test_positions_made_once_for_another_size_give_what_the_model_interpolates(t
     larger = with_model(config, image_size=(12, 4))
     state, start = begin(starting(larger, tmp_path))
     assert set(start.selection.resampled) == made
-    assert start.lines()[-1].startswith("resampled: ")
+    assert start.lines()[1:] == [f"resampled: {', '.join(start.selection.resampled)}", CHANGED]
     model = dataclasses.replace(vitjax.load(tmp_path), config=larger.model, params=evaluated(larger, state))
     np.testing.assert_allclose(model.features(images).tokens, expected.tokens, rtol=0, atol=5e-6)
     _, start = begin(starting(config, tmp_path))
@@ -266,6 +272,10 @@ def test_a_reader_goes_on_with_its_tokenizer(reader, data_dir, tmp_path, one):
     save_tokenizer(tmp_path / "run", CharacterTokenizer("012345678x"))
     with pytest.raises(ValueError, match="has the character '9', which is not in the tokenizer's alphabet"):
         fit(starting(config, tmp_path / "run"), tmp_path / "other")
+    with pytest.raises(
+        ValueError, match="trocr_printed has no tokenizer, without which its tokens mean nothing"
+    ):
+        tokenizer_to_keep(starting(config, GOLDEN / "trocr_printed"), None)
 
 
 def chosen(config: Config, source: Path):

@@ -57,7 +57,8 @@ def main(arguments: Sequence[str]) -> int:
     print(f"parameters            {plan.parameters:,} ({plan.trainable:,} trained)")
     print(f"training state        {plan.state_bytes / 2**20:,.1f} MiB, each array counted once")
     print(f"a step of {config.train.batch_size:,} examples")
-    print(f"  FLOPs, analytic     {plan.analytic_flops:.4g}")
+    every = ", if every parameter were trained" if config.train.freeze or config.lora.rank else ""
+    print(f"  FLOPs, analytic     {plan.analytic_flops:.4g}{every}")
     if plan.xla_flops is not None:
         ratio = plan.xla_flops / plan.analytic_flops
         print(f"  FLOPs, XLA's count  {plan.xla_flops:.4g} ({ratio:.3f} of the analytic)")

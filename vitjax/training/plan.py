@@ -28,7 +28,7 @@ class Plan:
     Attributes:
       parameters, trainable: numbers: of the model's, frozen ones included, and of what is trained, LoRA's factors too.
       state_bytes: of the whole training state, over all devices, each array counted once.
-      analytic_flops: of one step, counted from the config (`vitjax.analysis.complexity`).
+      analytic_flops: of one step that trains every parameter, counted from the config (`vitjax.analysis.complexity`).
       xla_flops: of one step, as XLA counts the program with its layers written out; None where it does not say.
       argument_bytes, temporary_bytes: on each device, the state with the batch, and what a step needs beside them.
       arrays: where each parameter lies, and why.

@@ -59,7 +59,9 @@ def _call(get_config: Any, init: Pretrained | None, path: Path) -> Any:
     if "init" not in inspect.signature(get_config).parameters:
         return get_config()
     if init is None:
-        raise _NeedsInit(f"{path} starts from a checkpoint: say which by --init DIR")
+        raise _NeedsInit(
+            f"{path} starts from a checkpoint: say which by --init DIR, or which run to --resume by --directory"
+        )
     return get_config(init)
 
 

@@ -1,6 +1,6 @@
 """How a run starts from a checkpoint: which of its parameters are taken, which begin anew, and the first state."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,19 @@ NAME = "init.json"
 
 @dataclass(frozen=True)
 class Selection:
-    """Paths of parameters.
+    """What a run makes of a checkpoint: paths of parameters, and fields of the model.
 
     Attributes:
       taken: from the checkpoint; `resampled`: of them, for another image size.
       new: of the run's model, starting anew; `left`: of the checkpoint, in no use.
+      changed: fields of the model with their values, here and there.
     """
 
     taken: tuple[str, ...]
     resampled: tuple[str, ...]
     new: tuple[str, ...]
     left: tuple[str, ...]
+    changed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,10 @@ class Start:
             ("new", selection.new),
             ("left there", selection.left),
             ("resampled", selection.resampled),
+            ("model", selection.changed),
         ):
             if names:
-                lines.append(f"{word}: {', '.join(names)}")
+                lines.append(f"{word}: {_listed(names)}")
         return lines
 
 
@@ -139,6 +142,7 @@ def select(config: Config, pretrained: Pretrained) -> Selection:
         resampled=tuple(name for name in resampled if name not in new),
         new=tuple(name for name in ours if name in new),
         left=tuple(name for name in theirs if name in left),
+        changed=_changed(asdict(config.model), asdict(pretrained.model)),
     )
 
 
@@ -203,6 +207,22 @@ def _resampled(source: ModelConfig, target: ModelConfig, params: Tree, stats: Tr
         return model.resampled(size.image_size)
     tables = model.encoder.resampled(size.image_size)
     return {f"encoder/{name}": table for name, table in tables.items()}
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:4])} and {len(names) - 4} more"
+
+
+def _changed(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> tuple[str, ...]:
+    """Fields of two models of one kind that differ."""
+    lines: list[str] = []
+    for name, value in ours.items():
+        there = theirs.get(name)
+        if isinstance(value, dict) and isinstance(there, dict):
+            lines += _changed(value, there, f"{prefix}{name}.")
+        elif value != there:
+            lines.append(f"{prefix}{name} {value} (there {there})")
+    return tuple(lines)
 
 
 def _trees(model: ModelConfig) -> tuple[Tree, Tree]:
