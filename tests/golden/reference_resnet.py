@@ -62,7 +62,7 @@ def resnet_timm_of(folder: Path, seed: int, sizes: Sizes, architecture: str):
         stem_width=8,
         num_classes=sizes.labels,
     )
-    randomise(model, seed, gain=1.2)
+    randomise(model, seed, gain=1.0)
     model = timm_saved(model, folder)
 
     def features(images):

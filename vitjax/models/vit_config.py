@@ -44,6 +44,7 @@ class VisionTransformerConfig:
       relative_interpolation: of relative biases, where it is not `position_interpolation`.
       rotary_base, rotary_unit: see `rotary_grid`.
       patch_size, patch_stride, patch_bias, stem_widths, stem_strides: see `PatchEmbedding`.
+      drop_remainder: images may be larger than whole patches; what is left over is not looked at.
       class_token, distillation_token, registers: extra tokens before the patches, in this order (Touvron et al. 2021,
         DeiT, for the second, Darcet et al. 2024 for registers).
       embedding_norm: normalise what enters the first block (Radford et al. 2021, CLIP).
@@ -65,6 +66,7 @@ class VisionTransformerConfig:
     stem_widths: tuple[int, ...] = ()
     stem_strides: tuple[int, ...] = ()
     patch_bias: bool = True
+    drop_remainder: bool = False
     positions: ImagePositions = "learned"
     position_interpolation: Interpolation = "bicubic_antialias"
     prefix_positions: int = 0
@@ -124,6 +126,8 @@ class VisionTransformerConfig:
                 f"prefix_positions {self.prefix_positions}: there are {self.prefix} tokens before the patches, and "
                 f"positions are {self.positions!r}"
             )
+        if self.drop_remainder and self.patch_stride not in (None, self.patch_size):
+            raise ValueError("drop_remainder is for patches side by side: overlapping ones are padded")
         if len(self.stem_widths) != len(self.stem_strides):
             raise ValueError(
                 f"stem_widths {self.stem_widths} and stem_strides {self.stem_strides} must have equal length"
@@ -166,7 +170,13 @@ class VisionTransformerConfig:
         return [(name, count) for name, count in counts.items() if count]
 
     def grid(self, image_size: tuple[int, int]) -> Grid:
-        return patch_grid(image_size, self.patch_size, self.patch_stride, self.stem_strides)
+        return patch_grid(
+            image_size,
+            self.patch_size,
+            self.patch_stride,
+            self.stem_strides,
+            drop_remainder=self.drop_remainder,
+        )
 
     @property
     def output_width(self) -> int:

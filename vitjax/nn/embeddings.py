@@ -101,13 +101,18 @@ def patch_grid(
     patch_size: tuple[int, int],
     patch_stride: tuple[int, int] | None = None,
     stem_strides: tuple[int, ...] = (),
+    *,
+    drop_remainder: bool = False,
 ) -> Grid:
-    """Rows and columns of patches that `PatchEmbedding` makes of an image; a size that does not divide is refused."""
+    """Rows and columns of patches that `PatchEmbedding` makes of an image.
+
+    Pixels at the end of a row or column that fill no patch are a ValueError, or with `drop_remainder` in no patch.
+    """
     rows, columns = image_size
     for stride in stem_strides:
         rows, columns = -(-rows // stride), -(-columns // stride)
     stride_rows, stride_columns = patch_stride or patch_size
-    if rows % stride_rows or columns % stride_columns:
+    if (rows % stride_rows or columns % stride_columns) and not drop_remainder:
         raise ValueError(
             f"image {image_size} gives {rows}x{columns} pixels to patches of stride "
             f"{stride_rows}x{stride_columns}, which does not divide it: resize the image or change the patch"

@@ -13,6 +13,7 @@ from vitjax.models.vit import VisionTransformerConfig
 from vitjax.models.vit_config import ImagePositions
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.weights.family import Family, Fields, Specs, has_model_type
+from vitjax.weights.fields import has_remainder
 from vitjax.weights.table import Entry, Ignored
 from vitjax.weights.timm_vit import (
     POOLS,
@@ -150,6 +151,7 @@ def read_timm_beit(fields: Fields, specs: Specs) -> VisionTransformerConfig:
     head = specs.get("head.weight")
     table = "relative_position_bias_table"
     each, shared = f"blocks.0.attn.{table}" in specs, f"rel_pos_bias.{table}" in specs
+    image_size = image_size_of(fields, args)
     return VisionTransformerConfig(
         transformer=TransformerConfig(
             width=width,
@@ -159,8 +161,9 @@ def read_timm_beit(fields: Fields, specs: Specs) -> VisionTransformerConfig:
             qkv_bias="query_value" if "blocks.0.attn.q_bias" in specs else "none",
             layer_scale=float(args.get("init_values", 0.1)) if "blocks.0.gamma_1" in specs else None,
         ),
-        image_size=image_size_of(fields, args),
+        image_size=image_size,
         patch_size=(patch[0], patch[1]),
+        drop_remainder=has_remainder(image_size, (patch[0], patch[1])),
         channels=channels,
         num_classes=head.shape[0] if head else 0,
         class_token=True,

@@ -9,7 +9,7 @@ from vitjax.models.config import ModelConfig
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.weights.family import Family, Fields, Specs, has_model_type
-from vitjax.weights.fields import activation_name, activation_of, one_or_two, pair_of
+from vitjax.weights.fields import activation_name, activation_of, has_remainder, one_or_two, pair_of
 from vitjax.weights.table import Entry, Ignored
 from vitjax.weights.torch_layers import from_heads, heads, linear, norm, patches
 
@@ -26,10 +26,13 @@ def read_clip(fields: Fields, specs: Specs) -> VisionTransformerConfig:
     """The image tower of a config.json of the tower or of both."""
     fields = vision_fields(fields, DEFAULTS)
     projection = specs.get("visual_projection.weight")
+    image_size = pair_of(fields.get("image_size", 224), "image_size")
+    patch_size = pair_of(fields["patch_size"], "patch_size")
     return VisionTransformerConfig(
         transformer=read_tower(fields),
-        image_size=pair_of(fields.get("image_size", 224), "image_size"),
-        patch_size=pair_of(fields["patch_size"], "patch_size"),
+        image_size=image_size,
+        patch_size=patch_size,
+        drop_remainder=has_remainder(image_size, patch_size),
         channels=fields.get("num_channels", 3),
         num_classes=projection.shape[0] if projection else 0,
         patch_bias=False,
@@ -44,8 +47,11 @@ def read_clip(fields: Fields, specs: Specs) -> VisionTransformerConfig:
 
 
 def vision_fields(fields: Fields, defaults: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the image tower, with what is left out because it is the default."""
-    return {**defaults, **fields.get("vision_config", fields)}
+    """The fields of the image tower, with what is left out because it is the default.
+
+    Old files have them twice, and transformers reads `vision_config_dict`.
+    """
+    return {**defaults, **(fields.get("vision_config_dict") or fields.get("vision_config", fields))}
 
 
 def read_tower(fields: Fields) -> TransformerConfig:

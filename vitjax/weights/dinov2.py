@@ -49,7 +49,7 @@ def feed_forward_width(width: int, ratio: int | float, *, gated: bool) -> int:
 
 def write_dinov2(config: ModelConfig) -> dict[str, Any]:
     """The inverse of `read_dinov2`."""
-    return {**_write(config, "Dinov2"), "model_type": "dinov2"}
+    return {**_write(config, "Dinov2"), "model_type": "dinov2", "use_mask_token": False}
 
 
 def write_with_registers(config: ModelConfig) -> dict[str, Any]:

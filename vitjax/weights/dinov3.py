@@ -13,7 +13,14 @@ from vitjax.nn.attention import QKVBias
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.feedforward import Activation
 from vitjax.weights.family import Family, Fields, Specs, has_model_type
-from vitjax.weights.fields import activation_name, activation_of, demand, one_or_two, pair_of
+from vitjax.weights.fields import (
+    activation_name,
+    activation_of,
+    demand,
+    has_remainder,
+    one_or_two,
+    pair_of,
+)
 from vitjax.weights.table import Entry, Ignored
 from vitjax.weights.timm_vit import (
     POOLS,
@@ -31,7 +38,10 @@ BIASES: dict[tuple[bool, bool, bool], QKVBias] = {
 }
 GATED: dict[Activation, Activation] = {"silu": "swiglu", "gelu": "geglu", "gelu_tanh": "geglu_tanh"}
 
-IGNORED = (Ignored(r"(embeddings\.)?mask_token", "stands for hidden patches in pretraining only"),)
+IGNORED = (
+    Ignored(r"(embeddings\.)?mask_token", "stands for hidden patches in pretraining only"),
+    Ignored(r"embeddings\.register_tokens", "holds nothing where there are no registers"),
+)
 
 
 def read_dinov3(fields: Fields, specs: Specs) -> VisionTransformerConfig:
@@ -50,6 +60,8 @@ def read_dinov3(fields: Fields, specs: Specs) -> VisionTransformerConfig:
                 f"use_gated_mlp with hidden_act {activation!r}: only {', '.join(GATED)} can gate"
             )
         activation = GATED[activation]
+    image_size = pair_of(fields.get("image_size", 224), "image_size")
+    patch_size = pair_of(fields.get("patch_size", 16), "patch_size")
     return VisionTransformerConfig(
         transformer=TransformerConfig(
             width=fields.get("hidden_size", 384),
@@ -62,8 +74,9 @@ def read_dinov3(fields: Fields, specs: Specs) -> VisionTransformerConfig:
             layer_scale=float(fields.get("layerscale_value", 1.0)),
             attention_dropout=float(fields.get("attention_dropout", 0.0)),
         ),
-        image_size=pair_of(fields.get("image_size", 224), "image_size"),
-        patch_size=pair_of(fields.get("patch_size", 16), "patch_size"),
+        image_size=image_size,
+        patch_size=patch_size,
+        drop_remainder=has_remainder(image_size, patch_size),
         channels=fields.get("num_channels", 3),
         positions="rotary",
         rotary_base=float(fields.get("rope_theta", 100.0)),
@@ -145,6 +158,7 @@ def read_timm_dinov3(fields: Fields, specs: Specs) -> VisionTransformerConfig:
     head = specs.get("head.weight")
     gated = "blocks.0.mlp.fc1_g.weight" in specs
     size = {4096: 32}.get(width, width // 64)  # heads of the 7B are twice as wide
+    image_size = image_size_of(fields, args)
     return VisionTransformerConfig(
         transformer=TransformerConfig(
             width=width,
@@ -156,8 +170,9 @@ def read_timm_dinov3(fields: Fields, specs: Specs) -> VisionTransformerConfig:
             qkv_bias="query_value" if "blocks.0.attn.q_bias" in specs else "none",
             layer_scale=float(args.get("init_values", 1e-5)),
         ),
-        image_size=image_size_of(fields, args),
+        image_size=image_size,
         patch_size=(patch[0], patch[1]),
+        drop_remainder=has_remainder(image_size, (patch[0], patch[1])),
         channels=channels,
         num_classes=head.shape[0] if head else 0,
         positions="rotary",

@@ -40,6 +40,11 @@ def pair_of(value: int | Sequence[int], name: str) -> tuple[int, int]:
     return pair
 
 
+def has_remainder(image_size: tuple[int, int], patch_size: tuple[int, int]) -> bool:
+    """Whether whole patches do not fill the image: transformers and timm then leave pixels out (SigLIP, 384 / 14)."""
+    return any(size % patch for size, patch in zip(image_size, patch_size, strict=True))
+
+
 def one_or_two(pair: tuple[int, int]) -> int | list[int]:
     """The inverse of `pair_of`."""
     return pair[0] if pair[0] == pair[1] else list(pair)

@@ -10,7 +10,7 @@ from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.pooling import Pooling
 from vitjax.weights.clip import TEXT_TOWER, block_entries, read_tower, vision_fields, write_tower
 from vitjax.weights.family import Family, Fields, Specs, has_model_type
-from vitjax.weights.fields import num_labels, one_or_two, pair_of
+from vitjax.weights.fields import has_remainder, num_labels, one_or_two, pair_of
 from vitjax.weights.table import Entry, Ignored
 from vitjax.weights.torch_layers import from_heads, linear, norm, patches
 
@@ -24,10 +24,13 @@ def read_siglip(fields: Fields, specs: Specs) -> VisionTransformerConfig:
     fields = vision_fields(fields, DEFAULTS)
     classifier = specs.get("classifier.weight")
     pooling: Pooling = "attention" if fields.get("vision_use_head", True) else "none"
+    image_size = pair_of(fields.get("image_size", 224), "image_size")
+    patch_size = pair_of(fields.get("patch_size", 16), "patch_size")
     return VisionTransformerConfig(
         transformer=read_tower(fields),
-        image_size=pair_of(fields.get("image_size", 224), "image_size"),
-        patch_size=pair_of(fields.get("patch_size", 16), "patch_size"),
+        image_size=image_size,
+        patch_size=patch_size,
+        drop_remainder=has_remainder(image_size, patch_size),
         channels=fields.get("num_channels", 3),
         num_classes=classifier.shape[0] if classifier else 0,
         position_interpolation="bicubic",

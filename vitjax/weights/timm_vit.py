@@ -13,7 +13,7 @@ from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.feedforward import Activation
 from vitjax.nn.pooling import Pooling
 from vitjax.weights.family import Family, Fields, Specs
-from vitjax.weights.fields import pair_of
+from vitjax.weights.fields import has_remainder, pair_of
 from vitjax.weights.table import Entry, Ignored
 from vitjax.weights.torch_layers import from_heads, linear, norm, patches
 
@@ -77,6 +77,7 @@ def read_timm_vit(fields: Fields, specs: Specs) -> VisionTransformerConfig:
         ),
         image_size=image_size,
         patch_size=(patch[0], patch[1]),
+        drop_remainder=has_remainder(image_size, (patch[0], patch[1])),
         channels=channels,
         num_classes=head.shape[0] if head else 0,
         patch_bias="patch_embed.proj.bias" in specs,

@@ -9,7 +9,15 @@ from vitjax.models.config import ModelConfig
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.weights.family import Family, Fields, Specs, has_model_type
-from vitjax.weights.fields import activation_name, activation_of, demand, num_labels, one_or_two, pair_of
+from vitjax.weights.fields import (
+    activation_name,
+    activation_of,
+    demand,
+    has_remainder,
+    num_labels,
+    one_or_two,
+    pair_of,
+)
 from vitjax.weights.table import Entry, Ignored
 from vitjax.weights.torch_layers import from_heads, heads, linear, norm, patches
 
@@ -23,10 +31,13 @@ def read_vit(fields: Fields, specs: Specs) -> VisionTransformerConfig:
     """The model of a ViT-like config.json: pre-norm, class token, learned positions for it and the patches."""
     demand(fields, pooler_act="tanh")
     head = specs.get("classifier.weight")
+    image_size = pair_of(fields.get("image_size", 224), "image_size")
+    patch_size = pair_of(fields.get("patch_size", 16), "patch_size")
     return VisionTransformerConfig(
         transformer=read_transformer(fields),
-        image_size=pair_of(fields.get("image_size", 224), "image_size"),
-        patch_size=pair_of(fields.get("patch_size", 16), "patch_size"),
+        image_size=image_size,
+        patch_size=patch_size,
+        drop_remainder=has_remainder(image_size, patch_size),
         channels=fields.get("num_channels", 3),
         num_classes=head.shape[0] if head else 0,
         class_token=True,
