@@ -50,7 +50,11 @@ VITS = {
     "concatenated sinusoids": replace(VIT, positions="sinusoidal", embedding_combination="concat"),
     "concatenated nothing": replace(VIT, positions="none", embedding_combination="concat"),
     "relative": replace(VIT, positions="relative", class_token=True),
+    "learned and relative, of each layer": replace(
+        VIT, positions="learned_relative", relative_tables="layers", relative_prefix=True, class_token=True
+    ),
     "rotary": replace(VIT, positions="rotary"),
+    "remainder": replace(VIT, patch_size=(3, 5), drop_remainder=True),
     "stem": replace(VIT, stem_widths=(6, 10), stem_strides=(2, 1), patch_size=(2, 4)),
     "overlapping patches": replace(VIT, patch_size=(4, 8), patch_stride=(4, 4), channels=1),
 }
@@ -102,6 +106,9 @@ RESNETS = {
     "basic": RESNET,
     "bottleneck, small stem": replace(RESNET, block="bottleneck", stem="small", channels=1),
     "no head": replace(RESNET, num_classes=0, depths=(1, 2, 1), widths=(8, 8, 16)),
+    "strides first, a wide stem": replace(
+        RESNET, block="bottleneck", stride_first=True, halve_first_stage=True, stem_width=16
+    ),
 }
 EVERY = VITS | SEQUENCES | RESNETS
 IMAGE = (16, 24)

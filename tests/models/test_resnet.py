@@ -15,6 +15,7 @@ from vitjax.nn import functional
 
 SMALL = ResNetConfig((1, 2), (3, 4), stem="small", channels=2, num_classes=5)
 DEEP = ResNetConfig((2, 1), (2, 3), block="bottleneck", num_classes=5)
+PAPER = replace(DEEP, stride_first=True, halve_first_stage=True, stem_width=6)
 
 
 def build(config):
@@ -66,7 +67,7 @@ def test_imagenet_form_is_the_formula():
     np.testing.assert_allclose(logits, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [SMALL, DEEP], ids=["small", "imagenet"])
+@pytest.mark.parametrize("config", [SMALL, DEEP, PAPER], ids=["small", "imagenet", "as in the paper"])
 @pytest.mark.parametrize("size", [(8, 8), (16, 64), (9, 31), (33, 7)])
 def test_grid_and_width_foretell_the_tokens(config, size):
     definition, params, stats = functional.abstract(lambda rngs: config.build(rngs=rngs))

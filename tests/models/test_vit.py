@@ -14,6 +14,7 @@ from tests.nn.trees import gradients_match, initial, normal, parts
 from vitjax.models.vit_config import SIZES, VisionTransformerConfig
 from vitjax.nn import functional
 from vitjax.nn.blocks import TransformerConfig
+from vitjax.nn.embeddings import PackedPatches
 
 T = TransformerConfig(width=8, depth=2, num_heads=2, feed_forward_width=12)
 CONFIG = VisionTransformerConfig(T, image_size=(8, 12), patch_size=(4, 4), num_classes=5)
@@ -61,6 +62,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "positions": "relative",
         "registers": 1,
         "transformer": replace(T, attention_score="additive", activation="quick_gelu"),
+    },
+    "learned and relative, a table of each layer, of the prefix too": {
+        "positions": "learned_relative",
+        "relative_tables": "layers",
+        "relative_prefix": True,
+        "relative_interpolation": "linear_geometric",
+        "class_token": True,
+        "transformer": replace(T, qkv_bias="query_value"),
+    },
+    "rotary in shares of the image": {
+        "positions": "rotary",
+        "rotary_unit": "image",
+        "rotary_base": 50.0,
+        "patch_size": (3, 5),
+        "drop_remainder": True,
     },
     "rotary, rms, swiglu, no bias": {
         "positions": "rotary",
@@ -209,7 +225,9 @@ def test_with_positions_they_are_not(positions: str) -> None:
     assert np.abs(before - after).max() > 1e-3
 
 
-@pytest.mark.parametrize("positions", ["none", "learned", "sinusoidal", "relative", "rotary"])
+@pytest.mark.parametrize(
+    "positions", ["none", "learned", "sinusoidal", "relative", "learned_relative", "rotary"]
+)
 def test_any_image_size(positions: str) -> None:
     config = replace(CONFIG, positions=positions, class_token=True, pooling="cls")
     definition, params, stats = model(config)
@@ -218,6 +236,63 @@ def test_any_image_size(positions: str) -> None:
         out = jax.eval_shape(partial(features, definition), params, stats, images)
         assert out.tokens.shape == (2, 1 + height * width // 16, 8)
     assert np.isfinite(features(definition, params, stats, normal(2, 16, 8, 3)).tokens).all()
+
+
+def test_what_patches_leave_over_is_not_looked_at() -> None:
+    definition, params, stats = model(replace(CONFIG, drop_remainder=True))
+    images = normal(1, 9, 14, 3)
+    np.testing.assert_array_equal(
+        features(definition, params, stats, images).tokens,
+        features(definition, params, stats, images[:, :8, :12]).tokens,
+    )
+    with pytest.raises(ValueError, match="does not divide it"):
+        CONFIG.grid((9, 14))
+
+
+def test_tables_of_each_layer_are_its_own() -> None:
+    """With equal tables the model is the one with a shared table; the second layer's moves the result."""
+    shared = replace(CONFIG, positions="relative", relative_prefix=True, registers=1)
+    each = replace(shared, relative_tables="layers")
+    definition, params, stats = model(shared)
+    table = params["relative_bias"]
+    rest = {name: value for name, value in params.items() if name != "relative_bias"}
+    moved = {
+        **rest,
+        "blocks": {
+            **rest["blocks"],
+            "relative_bias": jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), table),
+        },
+    }
+    images = normal(2, 12, 16, 3)
+    want = logits(definition, params, stats, images)
+    np.testing.assert_allclose(logits(model(each)[0], moved, stats, images), want, rtol=1e-5, atol=1e-5)
+    moved["blocks"]["relative_bias"]["embedding"] += jnp.asarray([0.0, 1.0])[:, None, None] * normal(15, 2)
+    assert np.abs(logits(model(each)[0], moved, stats, images) - want).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pooling": "attention", "position_interpolation": "bilinear_antialias"},
+        {"pooling": "cls_mean", "class_token": True, "registers": 1, "prefix_positions": 1},
+    ],
+    ids=str,
+)
+def test_images_of_many_shapes_in_one_batch(options: dict[str, Any]) -> None:
+    """Each gives what it gives alone; padding changes nothing."""
+    config = replace(CONFIG, **options)
+    definition, params, stats = model(config)
+    images = [normal(height, width, 3) for height, width in ((8, 12), (4, 24), (16, 4))]
+    packed = PackedPatches.of([np.asarray(image) for image in images], config.patch_size, length=7)
+    got = features(definition, params, stats, packed)
+    for row, image in enumerate(images):
+        want = features(definition, params, stats, image[None])
+        count = want.tokens.shape[1]
+        np.testing.assert_allclose(got.tokens[row, :count], want.tokens[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(got.pooled[row], want.pooled[0], rtol=1e-4, atol=1e-5)
+    noise = packed.pixels + 5 * ~packed.mask[..., None]
+    again = features(definition, params, stats, PackedPatches(noise, packed.grids))
+    np.testing.assert_allclose(again.pooled, got.pooled, rtol=1e-5, atol=1e-6)
 
 
 def test_another_size_interpolates_the_positions_and_nothing_else() -> None:
@@ -385,5 +460,11 @@ def test_errors_teach() -> None:
     with pytest.raises(ValueError, match=r"no head \(num_classes=0\): use \.features"):
         logits(definition, params, stats, normal(1, 8, 12, 3))
     module = functional.merge(definition, params, stats)
+    with pytest.raises(ValueError, match="overlapping ones are padded"):
+        replace(CONFIG, drop_remainder=True, patch_stride=(2, 2))
+    packed = PackedPatches(normal(1, 6, 48), jnp.asarray([[2, 3]]))
+    relative = functional.merge(*model(replace(CONFIG, positions="relative")))
+    with pytest.raises(ValueError, match="packed patches need positions 'learned' or 'none'"):
+        relative(packed, train=False)
     with pytest.raises(ValueError, match="an image encoder takes no source_mask"):
         module.encode(normal(1, 8, 12, 3), source_mask=jnp.ones((1, 6), bool), train=False)

@@ -6,6 +6,7 @@ from tests.nn import reference, residual
 from tests.nn.trees import gradients_match, initial, normal, parts
 from vitjax.nn import functional
 from vitjax.nn.embeddings import (
+    PackedPatches,
     PatchEmbedding,
     TokenEmbedding,
     combine,
@@ -65,7 +66,27 @@ def test_patches_after_a_convolutional_stem(train: bool) -> None:
     assert np.asarray(moved).any() == train
 
 
+def test_packed_patches() -> None:
+    """Cut and projected as the convolution does, behind each other and padded."""
+    definition, params, _ = parts(lambda rngs: PatchEmbedding(3, 5, patch_size=(2, 3), rngs=rngs))
+    embedding = functional.merge(definition, params)
+    images = [np.asarray(normal(*shape, 3)) for shape in ((4, 6), (2, 9), (2, 3))]
+    packed = PackedPatches.of(images, (2, 3), length=5)
+    assert packed.pixels.shape == (3, 5, 18)
+    np.testing.assert_array_equal(packed.grids, [(2, 2), (1, 3), (1, 1)])
+    np.testing.assert_array_equal(packed.mask.sum(1), [4, 3, 1])
+    got = embedding.packed(packed.pixels)
+    for row, image in zip(got, images, strict=True):
+        want = embedding(jnp.asarray(image[None]), train=False).reshape(-1, 5)
+        np.testing.assert_allclose(row[: len(want)], want, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="an image of 2 x 2 patches does not fit in 3"):
+        PackedPatches.of(images, (2, 3), length=3)
+    with pytest.raises(ValueError, match="does not divide it"):
+        PackedPatches.of(images, (4, 3), length=5)
+
+
 def test_patch_grid_refuses_what_does_not_divide() -> None:
+    assert patch_grid((384, 200), (14, 14), drop_remainder=True) == (27, 14)
     assert patch_grid((384, 256), (16, 16)) == (24, 16)
     assert patch_grid((16, 64), (16, 8), (16, 4)) == (1, 16)
     with pytest.raises(ValueError, match=r"image \(30, 32\) gives 30x32 pixels to patches of stride 16x16"):

@@ -47,6 +47,25 @@ def test_bilinear_by_hand() -> None:
     np.testing.assert_allclose(resampling_matrix(4, 2, "bilinear"), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
 
 
+@pytest.mark.parametrize(("source", "target"), [(9, 13), (9, 21), (7, 7), (13, 5), (1, 5), (3, 1)])
+def test_geometric_spreads_the_offsets(source, target) -> None:
+    """Against a literal reading: knots at 0, 1, 1 + q, 1 + q + q^2, ..., the outermost at the end of the target."""
+    matrix = resampling_matrix(source, target, "linear_geometric")
+    np.testing.assert_allclose(matrix.sum(1), 1)
+    middle = np.eye(source)[source // 2]
+    np.testing.assert_allclose(matrix[target // 2], middle)
+    np.testing.assert_allclose(matrix, matrix[::-1, ::-1], atol=1e-9)
+    if target > source > 1:
+        np.testing.assert_allclose(matrix[-1], np.eye(source)[-1], atol=1e-4)
+    if target > 3 and source > 3:
+        np.testing.assert_allclose(matrix[target // 2 + 1], np.eye(source)[source // 2 + 1], atol=1e-9)
+    if (source, target) == (9, 13):  # 1 + q + q^2 + q^3 = 6
+        ratio = max(root.real for root in np.roots([1, 1, 1, -5]) if abs(root.imag) < 1e-9)
+        knots = np.cumsum([0, 1, ratio, ratio**2, ratio**3])
+        want = np.interp(np.arange(7), knots, [0, 1, 2, 3, 4])
+        np.testing.assert_allclose(matrix[6:] @ np.arange(-4, 5), want, atol=1e-4)
+
+
 def test_own_grid_is_untouched_and_gradients_flow() -> None:
     embedding = normal(12, 3)
     assert interpolate_grid(embedding, (3, 4), (3, 4), "bicubic") is embedding

@@ -6,7 +6,7 @@ from tests.nn import reference
 from tests.nn.trees import gradients_match, normal, parts
 from vitjax.nn import functional
 from vitjax.nn.blocks import TransformerConfig
-from vitjax.nn.pooling import AttentionPooling
+from vitjax.nn.pooling import AttentionPooling, mean_of
 
 
 def pool(**options):
@@ -32,6 +32,16 @@ def test_order_of_the_tokens_does_not_matter() -> None:
     definition, params = pool()
     head, x = functional.merge(definition, params), normal(2, 5, 8)
     np.testing.assert_allclose(head(x[:, ::-1], train=False), head(x, train=False), rtol=1e-4, atol=1e-6)
+
+
+def test_masked_tokens_are_not_looked_at() -> None:
+    definition, params = pool()
+    head, x = functional.merge(definition, params), normal(2, 5, 8)
+    mask = jnp.arange(5) < jnp.asarray([[3], [5]])
+    for pooled in (lambda x, mask=None: head(x, mask=mask, train=False), mean_of):
+        got = pooled(x, mask)
+        np.testing.assert_allclose(got[0], pooled(x[:1, :3])[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(got[1], pooled(x[1:])[0], rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_and_bfloat16() -> None:

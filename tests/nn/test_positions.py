@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.nn import reference
 from tests.nn.trees import gradients_match, normal
-from vitjax.nn.interpolation import interpolate_grid
+from vitjax.nn.interpolation import Interpolation, interpolate_grid
 from vitjax.nn.positions import (
     LearnedPositions,
     RelativeBias,
@@ -49,6 +49,20 @@ def test_sinusoidal_grid_is_row_then_column(grid: tuple[int, int]) -> None:
         for column in range(grid[1])
     ]
     np.testing.assert_allclose(sinusoidal_grid(grid, 8), want, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "interpolation", ["bicubic", "bicubic_antialias", "bilinear", "bilinear_antialias", "linear_corners"]
+)
+def test_learned_positions_of_packed_grids(interpolation: Interpolation) -> None:
+    """Grids that are data give what they give when the program knows them; padding that of the first cell."""
+    positions = LearnedPositions((3, 4), 5, interpolation=interpolation, rngs=nnx.Rngs(0))
+    grids = [(3, 4), (5, 2), (1, 7), (2, 2), (1, 1)]
+    packed = np.asarray(jax.jit(lambda grids: positions.packed(grids, 12))(jnp.asarray(grids)))
+    for row, grid in zip(packed, grids, strict=True):
+        want = positions(grid)
+        np.testing.assert_allclose(row[: len(want)], want, atol=1e-6)
+        np.testing.assert_array_equal(row[len(want) :], np.tile(row[:1], (12 - len(want), 1)))
 
 
 def test_learned_positions() -> None:
@@ -127,6 +141,16 @@ def test_rotary_grid_angles() -> None:
     np.testing.assert_allclose(rotation.sin[0], np.sin(want), atol=1e-6)
 
 
+def test_rotary_grid_in_shares_of_the_image() -> None:
+    """DINOv3: the middle of the image is not turned, its edges would be by 2pi, whatever the number of cells."""
+    rotation = rotary_grid((2, 3), 8, base=100.0, unit="image")
+    frequencies = np.array([1.0, 0.1])
+    rows, columns = np.pi * np.array([-1, 1]), np.pi * np.array([-4 / 3, 0, 4 / 3])
+    want = [np.concatenate([r * frequencies, c * frequencies]) for r in rows for c in columns]
+    np.testing.assert_allclose(rotation.cos[0], np.cos(want), atol=1e-6)
+    np.testing.assert_allclose(rotation.sin[0], np.sin(want), atol=1e-6)
+
+
 def test_prefix_is_not_turned() -> None:
     rotation = unrotated_prefix(rotary_grid((2, 2), 4), 2)
     x = normal(1, 6, 1, 4)
@@ -176,6 +200,18 @@ def test_relative_grid_bias(grid: tuple[int, int]) -> None:
         np.testing.assert_array_equal(
             got[0, :, q + 2, k + 2], table[i - m + grid[0] - 1, j - n + grid[1] - 1]
         )
+
+
+def test_relative_grid_bias_of_the_prefix() -> None:
+    bias = RelativeGridBias((2, 3), 2, prefix=True, rngs=nnx.Rngs(0))
+    plain = RelativeGridBias((2, 3), 2, rngs=nnx.Rngs(0))
+    plain.embedding[...] = bias.embedding[...]
+    got, of_query, of_key, of_both = np.asarray(bias((2, 3), prefix=2)), *np.asarray(bias.prefix[...])
+    np.testing.assert_array_equal(got[..., 2:, 2:], np.asarray(plain((2, 3))))
+    for head in range(2):
+        assert (got[0, head, :2, 2:] == of_query[head]).all()
+        assert (got[0, head, 2:, :2] == of_key[head]).all()
+        assert (got[0, head, :2, :2] == of_both[head]).all()
 
 
 def test_relative_grid_bias_of_another_grid_depends_on_the_offset_alone() -> None:
