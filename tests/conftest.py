@@ -11,11 +11,17 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 
 CACHE = Path(__file__).parents[1] / ".cache"
 DEVICES = "--xla_force_host_platform_device_count"
+OPTIMIZE = "--xla_backend_optimization_level"
 
 # CPU, also where there is a GPU: meshes need several devices, and tolerances are those of float32 on CPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+
+# Most of the time goes into compiling, and half of that into LLVM's optimisations, which the tests do without. To have
+# the code that users have: XLA_FLAGS=--xla_backend_optimization_level=3 make test
+if OPTIMIZE not in os.environ["XLA_FLAGS"]:
+    os.environ["XLA_FLAGS"] += f" {OPTIMIZE}=0"
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

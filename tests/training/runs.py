@@ -1,6 +1,7 @@
 """Small runs for the tests of training: configs that compile in a second or two, and batches of noise."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -85,14 +86,31 @@ def noise(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
 
 def train(config: Config, mesh: str = "data=1", steps: int = 3, seed: int = 0, batch=None):
     """`(state, metrics of each step)` after some steps on noise, on as many of the fake devices as the mesh takes."""
-    mesh_config = MeshConfig.parse(mesh)
-    devices = jax.devices()[: mesh_config.devices_needed]
-    grid = make_mesh(mesh_config, devices)
-    setup = make_setup(config, grid)
-    state = init_state(setup)
-    update = make_train_step(setup, grid)
+    if batch is None:
+        return _on_noise(config, mesh, steps, seed)
+    return _train(config, mesh, [batch] * steps)
+
+
+@functools.lru_cache(maxsize=8)
+def _on_noise(config: Config, mesh: str, steps: int, seed: int):
+    return _train(config, mesh, [noise(config, seed + step) for step in range(steps)])
+
+
+def _train(config: Config, mesh: str, batches: list):
+    fresh, update = _compiled(config, mesh)
+    # a copy, for each update takes its state's memory
+    state = jax.device_put(fresh, jax.tree.map(lambda leaf: leaf.sharding, fresh), may_alias=False)
     metrics = []
-    for step in range(steps):
-        state, new = update(state, noise(config, seed + step) if batch is None else batch)
+    for batch in batches:
+        state, new = update(state, batch)
         metrics.append(jax.device_get(new))
     return state, metrics
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(config: Config, mesh: str):
+    """A fresh state and the step that updates it."""
+    mesh_config = MeshConfig.parse(mesh)
+    grid = make_mesh(mesh_config, jax.devices()[: mesh_config.devices_needed])
+    setup = make_setup(config, grid)
+    return init_state(setup), make_train_step(setup, grid)
