@@ -1,4 +1,4 @@
-"""The `vitjax` command: train, evaluate, decode, convert, export, inspect, plan.
+"""The `vitjax` command: train, evaluate, decode, convert, export, inspect, plan, study.
 
 Bad input ends with one line on standard error and a non-zero exit code; a traceback is a bug of ours.
 """
@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "write a model as a program that needs jax alone",
     "inspect": "show what a run or a checkpoint is made of",
     "plan": "compile a config ahead of time: memory, FLOPs, sharding",
+    "study": "measure what textbooks say about Transformers",
 }
 EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError)
 

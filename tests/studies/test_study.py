@@ -1,0 +1,166 @@
+import html.parser
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from vitjax.cli import main
+from vitjax.commands import study as command
+from vitjax.studies import STUDIES, pages
+from vitjax.studies.report import measure, number, record, shown
+from vitjax.studies.study import Check, Result, Spread, Study, Table, verdict_of
+
+
+def check(*values: float, essential: bool = False) -> Check:
+    return Check("small", Spread(values), "m", at_most=1.0, essential=essential)
+
+
+@pytest.mark.parametrize(
+    "checks, verdict",
+    [
+        ([check(0.5, 1.0)], "holds"),
+        ([check(0.5, essential=True), check(0.5, 1.1)], "holds under conditions"),
+        ([check(0.5, 1.1, essential=True), check(0.5)], "wrong as usually stated"),
+        ([check(0.5, float("nan"), essential=True)], "wrong as usually stated"),
+    ],
+)
+def test_every_seed_counts(checks, verdict):
+    assert verdict_of(tuple(checks)) == verdict
+
+
+def test_bounds_in_words():
+    assert check(0.0).bounds == "at most 1"
+    assert Check("", Spread((0.0,)), "", at_least=0.0, at_most=0.0).bounds == "exactly 0"
+    assert Check("", Spread((0.0,)), "", at_least=0.5, at_most=2.0).bounds == "at least 0.5, at most 2"
+
+
+def test_a_table_is_full():
+    with pytest.raises(ValueError, match="1 cells, the table 2 columns"):
+        Table(("a", "b"), ((1,),))
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(3, "3"), (65536, "65,536"), (0.12345, "0.123"), (1234.5, "1,234"), (1.0, "1"), (2.2e-7, "2.2e-07")],
+)
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+def tiny(seeds, size) -> Result:
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.plot(seeds, [2 * seed for seed in seeds])
+        axes.set(xlabel="seed", ylabel="length (m)")
+
+    rows = (("<b>", Spread.of(seeds)), ("b", 3))
+    return Result(
+        Table(("what", "length (m)"), rows), (check(*map(float, seeds)),), f"{size} & done", draw, "Lines."
+    )
+
+
+TINY = Study("tiny", "Seeds are < 1.", "By looking.", ("Nobody 2026",), tiny)
+
+
+class Tags(html.parser.HTMLParser):
+    """Which tags are open at the end, and all addresses."""
+
+    VOID = {"meta", "img", "br", "link", "input"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.names, self.addresses, self.text = [], set(), [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.names.add(tag)
+        self.addresses += [value for name, value in attrs if name in ("href", "src")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_pages_stand_alone(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("vitjax.studies.STUDIES", (TINY,))
+    assert command.main(["tiny", "--json", "--html", str(tmp_path), "--seeds", "3"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["command"]) == ("holds under conditions", "vitjax study tiny --seeds 3")
+    assert found["table"]["rows"][0] == ["<b>", {"values": [0, 1, 2], "mean": 1, "low": 0, "high": 2}]
+    assert found == json.loads((tmp_path / "tiny.json").read_text())
+    for name in ("index", "tiny"):
+        tags = Tags()
+        tags.feed((tmp_path / f"{name}.html").read_text())
+        assert not tags.open and not tags.names & {"script", "link"}
+        assert all((tmp_path / address).is_file() or address == "#code" for address in tags.addresses)
+        assert "Seeds are < 1." in tags.text and "full & done" in tags.text
+    assert "<b>" in tags.text and "1 (0 to 2)" in tags.text and "def test_pages_stand_alone" in tags.text
+
+
+def test_fewer_seeds_than_show_a_spread():
+    with pytest.raises(ValueError, match="expected 3 or more"):
+        measure(TINY, 2)
+
+
+def test_an_unknown_study(capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["study", "scalling"])
+    assert ending.value.code == "vitjax study: error: no study is called 'scalling': did you mean 'scaling'?"
+
+
+def test_without_a_name_they_are_listed(capsys):
+    assert command.main([]) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [s.name for s in STUDIES]
+
+
+# What a reduced run must find: the verdict, and the checks that must fail.
+FOUND = {
+    "scaling": ("holds under conditions", {"so does the mean over queries, which is what a batch adds up"}),
+    "positions": ("holds under conditions", {"nor does one of two layers"}),
+    "residual": (
+        "holds under conditions",
+        {"residual connections are needed for it: norms alone do not keep the gradient"},
+    ),
+    "masking": (
+        "holds under conditions",
+        {
+            "nor if what is changed is no number (NaN)",
+            "also if it is added before the division by sqrt(d_k)",
+            "also if the masked score is 1000 above the visible ones",
+            "a row in which all is masked does not read what is masked",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_a_reduced_run_finds_the_verdict(study, tmp_path):
+    report = measure(study, size="reduced")
+    found = record(report)
+    json.dumps(found, allow_nan=False)
+    verdict, failing = FOUND[study.name]
+    assert {check["statement"] for check in found["checks"] if not check["passed"]} == failing
+    assert found["verdict"] == verdict
+    assert all(shown(cell) for row in found["table"]["rows"] for cell in row)
+
+    figure = Figure()
+    report.result.draw(figure)
+    for axes in figure.axes:
+        assert axes.get_xlabel() and "(" in axes.get_ylabel()
+    pages.write_page(found, study, tmp_path)
+    assert study.claim.split(":")[0] in (tmp_path / f"{study.name}.html").read_text()
+
+
+def test_a_figure_is_small(tmp_path):
+    from vitjax.studies.drawing import save
+
+    save(tiny((0, 1, 2), "reduced"), tmp_path / "tiny.png")
+    with Image.open(tmp_path / "tiny.png") as picture:
+        assert picture.size == (880, 396)
+        assert np.asarray(picture.convert("L")).min() < 80  # something is drawn
+    assert (tmp_path / "tiny.png").stat().st_size < 60_000

@@ -1,0 +1,8 @@
+"""The laboratory: textbook claims about Transformers, each measured by a small experiment (`vitjax study`).
+
+To add one, write a module like `vitjax.studies.residual` and put its `STUDY` into `STUDIES`.
+"""
+
+from vitjax.studies import masking, positions, residual, scaling
+
+STUDIES = (scaling.STUDY, positions.STUDY, residual.STUDY, masking.STUDY)

@@ -1,0 +1,200 @@
+"""Gradient and tokens by depth, with and without residual connections."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+
+from vitjax.nn.blocks import EncoderBlock, TransformerConfig
+from vitjax.nn.functional import Tree, merge
+from vitjax.nn.stack import stack_blocks
+from vitjax.studies.drawing import curve
+from vitjax.studies.study import Check, Result, Size, Spread, Study, Table
+from vitjax.studies.training import fresh, keys
+
+DEPTHS = {"reduced": 16, "full": 48, "long": 200}
+WIDTH, TOKENS, BATCH = 64, 16, 8
+
+
+class Variant(NamedTuple):
+    """A way to put a sublayer f into the stack: x + f(x) or f(x), normalised before, after or not; 1 is yes."""
+
+    label: str
+    residual: float
+    pre_norm: float
+    post_norm: float
+
+
+VARIANTS = (
+    Variant("residual, pre-norm", 1.0, 1.0, 0.0),
+    Variant("residual, post-norm", 1.0, 0.0, 1.0),
+    Variant("residual, no norm", 1.0, 0.0, 0.0),
+    Variant("none, with norm", 0.0, 1.0, 0.0),
+    Variant("none, no norm", 0.0, 0.0, 0.0),
+)
+PRE, POST, _, BARE_NORM, BARE = VARIANTS
+
+
+def run(seeds: tuple[int, ...], size: Size) -> Result:
+    """Each variant at one depth: what reaches the first layer, and what is left of the tokens in the last."""
+    depth = DEPTHS[size]
+    definition, params = fresh(partial(_blocks, depth), seeds)
+    by_depth = jax.jit(jax.vmap(partial(_by_depth, depth, definition), in_axes=(0, 0, None)))
+    gradients, apart = {}, {}
+    for variant in VARIANTS:
+        found = by_depth(params, keys(seeds), variant[1:])
+        gradients[variant], apart[variant] = (
+            np.asarray(each, np.float64) for each in found
+        )  # [seeds, layers]
+
+    def first_to_last(variant: Variant) -> Spread:
+        return Spread.of(gradients[variant][:, 0] / gradients[variant][:, -1])
+
+    rows = tuple(
+        (
+            variant.label,
+            first_to_last(variant),
+            Spread.of(gradients[variant][:, depth // 2] / gradients[variant][:, -1]),
+            Spread.of(apart[variant][:, 0]),
+            Spread.of(apart[variant][:, -1]),
+        )
+        for variant in VARIANTS
+    )
+    checks = (
+        Check(
+            "without residual connections and norms the gradient of the first layer vanishes",
+            first_to_last(BARE),
+            "times the last layer's",
+            at_most=1e-3,
+            essential=True,
+        ),
+        Check(
+            "with them it does not (pre-norm)",
+            first_to_last(PRE),
+            "times the last layer's",
+            at_least=0.1,
+            at_most=100.0,
+            essential=True,
+        ),
+        Check(
+            "nor in the first Transformer's order (post-norm)",
+            first_to_last(POST),
+            "times the last layer's",
+            at_least=0.1,
+            at_most=100.0,
+        ),
+        Check(
+            "residual connections are needed for it: norms alone do not keep the gradient",
+            first_to_last(BARE_NORM),
+            "times the last layer's",
+            at_most=1e-3,
+        ),
+    )
+
+    def draw(figure: Figure) -> None:
+        gradient, tokens = figure.subplots(1, 2)
+        layers = range(1, depth + 1)
+        for place, variant in enumerate(VARIANTS):
+            relative = gradients[variant] / gradients[variant][:, -1:]
+            curve(gradient, layers, [Spread.of(at) for at in relative.T], variant.label, place)
+            curve(tokens, layers, [Spread.of(at) for at in apart[variant].T], variant.label, place)
+        gradient.set(
+            xlabel="layer",
+            ylabel="gradient (times the last layer's)",
+            title="gradient by depth",
+            yscale="log",
+        )
+        for axes in (gradient, tokens):
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        tokens.set(
+            xlabel="layer",
+            ylabel="part of the vectors that tells tokens apart (fraction)",
+            title="what is left of the differences between tokens",
+            yscale="log",
+            ylim=(1e-8, 1.5),
+        )
+        tokens.legend()
+
+    def ratio(variant: Variant) -> str:
+        return f"{first_to_last(variant).mean:.1g}"
+
+    return Result(
+        Table(
+            (
+                "sublayers",
+                "gradient, first layer (of the last's)",
+                "gradient, middle layer (of the last's)",
+                "tokens apart after the first layer (fraction)",
+                f"after layer {depth} (fraction)",
+            ),
+            rows,
+        ),
+        checks,
+        f"Over {depth} layers at initialisation the gradient that reaches the first layer is {ratio(BARE)} times the "
+        f"last's without residual connections and norms, {ratio(PRE)} times with residual connections and pre-norm "
+        f"and {ratio(POST)} times with post-norm. Without residual connections but with norms it is "
+        f"{ratio(BARE_NORM)} times. What residual connections save in a Transformer is not the gradient alone: "
+        f"without them attention averages the tokens until they are all the same. After {depth} layers the part of "
+        f"the vectors that tells tokens apart is {apart[BARE_NORM][:, -1].mean():.1g} with norms alone, against "
+        f"{apart[PRE][:, -1].mean():.1g} with residual connections and pre-norm.",
+        draw,
+        "Gradient of a random function of the output with respect to what leaves each layer, and how far the tokens "
+        "still differ there.",
+    )
+
+
+def _blocks(depth: int, rngs: nnx.Rngs) -> EncoderBlock:
+    config = TransformerConfig(WIDTH, depth, 4, 4 * WIDTH)
+    return stack_blocks(lambda r: EncoderBlock(config, rngs=r), depth, rngs=rngs)
+
+
+def _by_depth(
+    depth: int, definition: nnx.GraphDef, params: Tree, key: Array, variant: tuple[Array, Array, Array]
+) -> tuple[Float[Array, " L"], Float[Array, " L"]]:
+    """For what leaves each layer: norm of the gradient, and the part of the vectors not common to all tokens."""
+    residual, pre_norm, post_norm = variant  # arrays, so that one program serves all
+    of_input, of_direction = jax.random.split(key)
+    blocks = merge(definition, params)
+    shape = (BATCH, TOKENS, WIDTH)
+    x, direction = jax.random.normal(of_input, shape), jax.random.normal(of_direction, shape)
+
+    def layer(x: Array, inputs: tuple[EncoderBlock, Array]) -> tuple[Array, Array]:
+        block, nudge = inputs
+        attend = (lambda h: block.attention(h, train=False).values, block.attention_sublayer.norm)
+        feed = (lambda h: block.feed_forward(h, train=False), block.feed_forward_sublayer.norm)
+        for sublayer, norm in (attend, feed):
+            branch = sublayer(jnp.where(pre_norm, norm(x, train=False), x))
+            x = x * residual + branch
+            x = jnp.where(post_norm, norm(x, train=False), x)
+        x = x + nudge
+        common = x.mean(axis=1, keepdims=True)
+        return x, jnp.linalg.norm(x - common) / jnp.linalg.norm(x)
+
+    def output(nudges: Float[Array, "L B N D"]) -> tuple[Array, Array]:
+        last, apart = jax.lax.scan(layer, x, (blocks, nudges))
+        return (last / jax.lax.stop_gradient(jnp.linalg.norm(last)) * direction).sum(), apart
+
+    gradients, apart = jax.grad(output, has_aux=True)(jnp.zeros((depth, *shape)))
+    return jnp.sqrt((gradients**2).sum(axis=(1, 2, 3))), apart
+
+
+STUDY = Study(
+    name="residual",
+    claim="Residual connections are there so that gradients reach the first layers of a deep network.",
+    method=(
+        f"A stack of fresh encoder blocks (width {WIDTH}, {TOKENS} tokens), whose sublayers are put together in five "
+        "ways. Measured are the gradient of a random linear function of the output with respect to what leaves each "
+        "layer, and the part of those vectors that is not common to all tokens."
+    ),
+    sources=(
+        "He et al. 2016, Deep Residual Learning for Image Recognition",
+        "Dong et al. 2021, Attention is not all you need: pure attention loses rank doubly exponentially with depth",
+        "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture",
+    ),
+    run=run,
+)

@@ -1,0 +1,147 @@
+"""What a study is: a textbook claim, an experiment that measures it, and the rule that makes the verdict.
+
+A study is a module with a `STUDY`; `vitjax.studies.STUDIES` holds them all. Its `run` takes seeds and a size, and gives
+a table, one figure and the checks that the verdict follows from. It prints, times and writes nothing: that is
+`vitjax.studies.report`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from matplotlib.figure import Figure
+
+Size = Literal["reduced", "full", "long"]
+Verdict = Literal["holds", "holds under conditions", "wrong as usually stated"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One quantity at every seed."""
+
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: object) -> "Spread":
+        """The spread of anything that can be iterated over: a list, an array [seeds]."""
+        return cls(tuple(float(value) for value in values))  # type: ignore[attr-defined]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.values) / len(self.values)
+
+    @property
+    def low(self) -> float:
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        return max(self.values)
+
+
+Cell = str | int | float | Spread
+
+
+@dataclass(frozen=True)
+class Table:
+    """`columns` name what stands below them with its unit in brackets; a row has a cell for each."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def __post_init__(self):
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"a row has {len(row)} cells, the table {len(self.columns)} columns: {row}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """A part of a claim as a number that must lie within bounds at every seed.
+
+    Attributes:
+      statement: the part, in words that are true if the check passes.
+      measured: the number, with what it is in `unit`.
+      essential: without it nothing is left of the claim.
+    """
+
+    statement: str
+    measured: Spread
+    unit: str
+    at_least: float = float("-inf")
+    at_most: float = float("inf")
+    essential: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether every seed lies within the bounds; NaN lies nowhere."""
+        return all(self.at_least <= value <= self.at_most for value in self.measured.values)
+
+    @property
+    def bounds(self) -> str:
+        """The bounds in words."""
+        if self.at_least == self.at_most:
+            return f"exactly {self.at_least:g}"
+        parts = []
+        if self.at_least != float("-inf"):
+            parts.append(f"at least {self.at_least:g}")
+        if self.at_most != float("inf"):
+            parts.append(f"at most {self.at_most:g}")
+        return ", ".join(parts)
+
+
+RULE = (
+    "A check passes if its number lies within its bounds at every seed. All pass: the claim holds. An essential one "
+    "fails: it is wrong as usually stated. Otherwise it holds under conditions."
+)
+
+
+def verdict_of(checks: tuple[Check, ...]) -> Verdict:
+    """The verdict by `RULE`."""
+    if all(check.passed for check in checks):
+        return "holds"
+    if all(check.passed for check in checks if check.essential):
+        return "holds under conditions"
+    return "wrong as usually stated"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment found.
+
+    Attributes:
+      table, checks: the numbers.
+      finding: what they say, in a few plain sentences.
+      draw: puts the one figure into an empty matplotlib figure, see `vitjax.studies.drawing`.
+      caption: what the figure shows.
+    """
+
+    table: Table
+    checks: tuple[Check, ...]
+    finding: str
+    draw: Callable[[Figure], None]
+    caption: str
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict_of(self.checks)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A claim and its experiment.
+
+    Attributes:
+      name: of the study on the command line and of its page.
+      claim: what textbooks say, in their words.
+      method: how it is measured here.
+      sources: papers the claim or its correction comes from.
+      run: the experiment, a function of the seeds and the size alone: `reduced` takes seconds (tests), `full` at most
+        two minutes on 4 CPU cores, `long` as long as it needs.
+    """
+
+    name: str
+    claim: str
+    method: str
+    sources: tuple[str, ...]
+    run: Callable[[tuple[int, ...], Size], Result]
