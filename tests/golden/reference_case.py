@@ -87,8 +87,13 @@ def randomise(
             seen.add(id(tensor))
             random = np.random.default_rng([seed, zlib.crc32(name.encode())])
             noise = np.asarray(random.standard_normal(tuple(tensor.shape), np.float32))
+            noise *= np.float32(0.05 if re.search(EMBEDDING, name) else 1)
             tensor.copy_(torch.from_numpy(np.asarray(scaled(noise, module, name, gain, embedding))))
     return model.float().eval()
+
+
+# Of images. Small, so that a norm's epsilon shows behind them.
+EMBEDDING = r"patch|cls_token|class_embedding|pos_embed|position_embeddings$|position_embedding\.|reg|dist"
 
 
 def scaled(

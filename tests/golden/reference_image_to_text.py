@@ -83,7 +83,7 @@ def trocr_printed(folder: Path, seed: int, sizes: Sizes):
     return image_to_text(vision, text, folder, seed, sizes, BART_TOKENS | {"max_length": 20})
 
 
-@case(seed=343)
+@case(seed=378)
 def trocr_handwritten(folder: Path, seed: int, sizes: Sizes):
     """microsoft/trocr-base-handwritten: learned positions, GELU, a norm of the embedding, a wider decoder."""
     vision = ViTConfig(**vision_encoder(sizes, qkv_bias=False))
@@ -119,7 +119,7 @@ def trocr_small(folder: Path, seed: int, sizes: Sizes):
     )
 
 
-@case(seed=323, layers=1)
+@case(seed=305, layers=1)
 def beit_trocr(folder: Path, seed: int, sizes: Sizes):
     """BEiT reads: relative positions in each layer, layer scale."""
     vision = BeitConfig(**vision_encoder(sizes, use_relative_position_bias=True, layer_scale_init_value=0.1))
@@ -129,7 +129,7 @@ def beit_trocr(folder: Path, seed: int, sizes: Sizes):
     return image_to_text(vision, text, folder, seed, sizes, own, half=True, gain=1.0)
 
 
-@case(seed=402)
+@case(seed=374)
 def vit_gpt2(folder: Path, seed: int, sizes: Sizes):
     """nlpconnect/vit-gpt2-image-captioning: one token begins, ends and pads; masks of an old version in the file."""
     end = sizes.vocabulary - 1
@@ -189,7 +189,7 @@ def add_tied(folder: Path) -> None:
     add_tensors(folder, added)
 
 
-@case(seed=341, layers=1)
+@case(seed=357, layers=1)
 def vit_roberta(folder: Path, seed: int, sizes: Sizes):
     """RoBERTa as a decoder: positions counted from behind the padding token's."""
     own = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
@@ -207,7 +207,7 @@ def vit_roberta(folder: Path, seed: int, sizes: Sizes):
     )
 
 
-@case(seed=315, layers=1)
+@case(seed=327, layers=1)
 def vit_mbart(folder: Path, seed: int, sizes: Sizes):
     """As Donut decodes: mBART, norms before, scaled embeddings, one more norm after the last layer."""
     own = BART_TOKENS | {
