@@ -69,9 +69,9 @@ def dinov2_giant_hf(folder: Path, seed: int, sizes: Sizes):
     return both_sizes(model, seed, sizes), facts(model)
 
 
-def dinov3(folder: Path, seed: int, sizes: Sizes, **options):
+def dinov3(folder: Path, seed: int, sizes: Sizes, gain: float = 1.2, **options):
     config = DINOv3ViTConfig(**encoder(sizes, num_register_tokens=4, **options))
-    model = randomise(DINOv3ViTModel(config), seed)
+    model = randomise(DINOv3ViTModel(config), seed, gain=gain)
     model = saved(model, folder, processor("DINOv3ViTImageProcessorFast", sizes.image, **IMAGENET))
     return both_sizes(model, seed, sizes), facts(model)
 
@@ -84,4 +84,4 @@ def dinov3_hf(folder: Path, seed: int, sizes: Sizes):
 @case(seed=66, layers=1)
 def dinov3_gated_hf(folder: Path, seed: int, sizes: Sizes):
     """As the huge and the 7B are: a gated feed-forward, of SiLU."""
-    return dinov3(folder, seed, sizes, use_gated_mlp=True, hidden_act="silu")
+    return dinov3(folder, seed, sizes, gain=0.8, use_gated_mlp=True, hidden_act="silu")

@@ -219,7 +219,7 @@ def vit_mbart(folder: Path, seed: int, sizes: Sizes):
     text = MBartConfig(**bart_like(sizes, scale_embedding=True, add_final_layer_norm=True))
     preprocess(folder, sizes)
     return image_to_text(
-        ViTConfig(**vision_encoder(sizes)), text, folder, seed, sizes, own, half=True, gain=2.0, embedding=0.3
+        ViTConfig(**vision_encoder(sizes)), text, folder, seed, sizes, own, half=True, gain=1.5, embedding=0.3
     )
 
 

@@ -79,7 +79,7 @@ def dinov3_timm(folder: Path, seed: int, sizes: Sizes):
 
 @case(seed=23, layers=1)
 def dinov3_gated_timm(folder: Path, seed: int, sizes: Sizes):
-    return vit(folder, seed, sizes, "vit_small_plus_patch16_dinov3_qkvb")
+    return vit(folder, seed, sizes, "vit_small_plus_patch16_dinov3_qkvb", gain=0.8)
 
 
 @case(seed=24)
