@@ -9,11 +9,12 @@ BENCH_STAMP := $(BENCH_VENV)/installed
 PARITY_VENV := .venv-parity
 PARITY_STAMP := $(PARITY_VENV)/installed
 
-.PHONY: help install test check demo bench parity
+.PHONY: help install test golden check demo bench parity
 
 help:
 	@echo "make demo     train on handwritten digits, transcribe held-out strings of them; results in runs/demo"
 	@echo "make test     run the tests            (ARGS=tests/nn: some of them)"
+	@echo "make golden   compare every family of checkpoints with the reference's numbers, in the code that users have"
 	@echo "make check    lint, format, types, import order"
 	@echo "make bench    measure decoding beside transformers (ARGS='--threads 1': with one thread only)"
 	@echo "make parity   measure every family against transformers and timm, on checkpoints made now   (ARGS='--live 2 vit_hf')"
@@ -48,6 +49,10 @@ install: $(STAMP)
 # The tests of a file share compiled programs: a file stays in one process.
 test: $(STAMP)
 	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist loadfile --jaxtyping-packages=vitjax,beartype.beartype $(ARGS)
+
+# The tests are compiled without LLVM's optimisations; this is not.
+golden: $(STAMP)
+	$(PYTHON) -m tools.parity $(ARGS)
 
 check: $(STAMP)
 	$(PYTHON) -m ruff check .
