@@ -116,6 +116,9 @@ def scaled(
         back = (
             noise.ndim == 2 and fan_out < fan_in < 3 * fan_out
         )  # from the feed-forward: its activation shall show
+        gain *= (
+            0.4 if re.search(r"Attention\.q\.", name) else 1
+        )  # T5's, whose scores are not divided by anything
         return (2 if back else 1) * gain * noise / np.sqrt(np.float32(fan_in))
     return 0.5 * noise  # class tokens, registers, positions
 

@@ -11,6 +11,8 @@ from tests.golden.reference_case import to_torch
 from tests.golden.reference_hf import loaded
 from tests.golden.reference_timm import timm
 
+NOT_READ = ("mask_token", "num_batches_tracked")
+
 
 def computed(folder: Path, expected: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Arrays by name, of the model that the folder's config.json names."""
@@ -22,7 +24,7 @@ def complete(
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """The same, and the tensors that transformers missed, found too many or of another shape.
 
-    Mask tokens may be missing: they stand for hidden patches in pretraining.
+    Mask tokens, which stand for hidden patches in pretraining, and counts of training batches may be missing.
     """
     fields = json.loads((folder / "config.json").read_text())
     with torch.no_grad():
@@ -30,7 +32,7 @@ def complete(
             model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
             return arrays(of_timm(moved(model), expected)), {}
         model, told = loaded(getattr(transformers, fields["architectures"][0]), folder)
-        missing = [name for name in told.pop("missing_keys", ()) if not name.endswith("mask_token")]
+        missing = [name for name in told.pop("missing_keys", ()) if not name.endswith(NOT_READ)]
         found = (of_sequences if "decoder_tokens" in expected else of_images)(moved(model), expected)
         return arrays(found), told | ({"missing_keys": missing} if missing else {})
 
