@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.prepared import with_data, write_recipe
+from tests.prepared import with_data, write_recipe, write_run
 from tests.training.runs import classifier
 from vitjax.training.config import from_json
 from vitjax.training.start import NAME
@@ -15,9 +15,14 @@ RECIPE = Path(__file__).parents[2] / "configs" / "finetune.py"
 LORA = ("--lora.rank", 2, "--lora.patterns", ".*/feed_forward/.*", "--optimizer.layer_decay", 1.0)
 
 
-def test_a_run_from_a_run(vitjax, refusal, classes_run, data_dir, tmp_path):
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory) -> Path:
+    return write_run(classifier(ema_decay=0.5), tmp_path_factory.mktemp("classes"))
+
+
+def test_a_run_from_a_run(vitjax, refusal, classes, data_dir, tmp_path):
     run, source = tmp_path / "run", tmp_path / "source"
-    shutil.copytree(classes_run, source)
+    shutil.copytree(classes, source)
     short = (
         "--train.steps",
         2,
@@ -47,16 +52,16 @@ def test_a_run_from_a_run(vitjax, refusal, classes_run, data_dir, tmp_path):
     record = json.loads(vitjax("inspect", run, "--json").out)
     assert record["started"] == said
     assert record["factors"] == 2 * 2 * (2 * (32 + 64)) and record["trainable"] == record["factors"] + 330
-    assert record["parameters"] == json.loads(vitjax("inspect", classes_run, "--json").out)["parameters"]
+    assert record["parameters"] == json.loads(vitjax("inspect", classes, "--json").out)["parameters"]
 
     (run / NAME).write_text("{}")
     assert "init.json: pretrained: Field required" in refusal(*common, "--resume")
 
 
-def test_a_plan_reads_no_array(vitjax, refusal, classes_run, tmp_path):
+def test_a_plan_reads_no_array(vitjax, refusal, classes, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
-    shutil.copy(classes_run / "config.json", bare)
+    shutil.copy(classes / "config.json", bare)
     arguments = ("plan", "--config", RECIPE, "--mesh", "data=2", "--train.batch_size", 16)
     code, out, err = vitjax(*arguments, "--init", bare, *LORA, "--json")
     assert code == 0, err
@@ -75,8 +80,8 @@ def test_a_plan_reads_no_array(vitjax, refusal, classes_run, tmp_path):
         (["--init.fresh", "head/.*"], "no option --init.fresh; did you mean --init."),
     ],
 )
-def test_a_recipe_with_a_model_of_its_own(refusal, classes_run, data_dir, tmp_path, arguments, line):
+def test_a_recipe_with_a_model_of_its_own(refusal, classes, data_dir, tmp_path, arguments, line):
     recipe, run = write_recipe(tmp_path, with_data(classifier(), data_dir)), tmp_path / "run"
-    given = ("train", "--config", recipe, "--directory", run, "--init", classes_run)
+    given = ("train", "--config", recipe, "--directory", run, "--init", classes)
     assert line in refusal(*given, *arguments)
     assert not (run / "config.json").exists()

@@ -1,7 +1,6 @@
 """Runs that start from a checkpoint: what is taken, to the bit, what is new, and what a resume needs."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
@@ -9,22 +8,24 @@ import numpy as np
 import pytest
 
 import vitjax
-from tests.prepared import train_alone, with_data
-from tests.training.runs import classifier, residual, transcriber
+from tests.prepared import train_alone, with_data, write_run
+from tests.training.runs import classifier, noise, residual, transcriber
 from tests.training.test_loop import assert_same_state, crash_after, with_model, with_train
+from vitjax.data.sources import build_source
 from vitjax.data.tokenizers import CharacterTokenizer
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.parallel.mesh import MeshConfig, make_mesh
 from vitjax.parallel.paths import named_leaves
 from vitjax.training import checkpoints, loop
-from vitjax.training.checkpoints import Checkpointer
-from vitjax.training.config import Config, InitConfig, to_json
+from vitjax.training.config import Config, InitConfig
 from vitjax.training.loop import fit
 from vitjax.training.lora import LoraConfig
 from vitjax.training.pretrained import HEAD
 from vitjax.training.reading import describe
 from vitjax.training.start import first_state, load_start, select, tokenizer_to_keep
-from vitjax.training.state import evaluated, init_state, make_setup
+from vitjax.training.state import evaluated, make_setup
+from vitjax.training.step import make_train_step
+from vitjax.training.streams import eval_stream, open_data, train_stream
 from vitjax.training.tokenizer_file import save_tokenizer
 
 CHANGED = "model: image_size (12, 4) (there (8, 8))"
@@ -49,29 +50,6 @@ def starting(config: Config, source: Path, *new: str, **fields) -> Config:
 def same_bits(a, b) -> bool:
     a, b = named_leaves(a), named_leaves(b)
     return a.keys() == b.keys() and all(np.asarray(a[k]).tobytes() == np.asarray(b[k]).tobytes() for k in a)
-
-
-def write_run(config: Config, directory: Path, tokenizer: CharacterTokenizer | None = None) -> Path:
-    """A run as training would leave it, every array of its state at random."""
-    state = init_state(make_setup(config, one_device()))
-    rng = np.random.default_rng(0)
-
-    def noisy(tree):
-        return jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.1, leaf.shape).astype(np.float32), tree)
-
-    state = dataclasses.replace(
-        state,
-        params=noisy(state.params),
-        frozen=noisy(state.frozen),
-        ema=noisy(state.ema),
-        stats=noisy(state.stats),
-    )
-    with Checkpointer(directory / "checkpoints") as writer:
-        writer.save(1, state, {"data": {}})
-    (directory / "config.json").write_text(to_json(config))
-    if tokenizer is not None:
-        save_tokenizer(directory, tokenizer)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -146,13 +124,11 @@ def test_statistics_are_taken(tmp_path):
     write_run(residual(), tmp_path)
     state, _ = begin(starting(with_model(residual(), num_classes=3), tmp_path, HEAD))
     assert same_bits(state.stats, vitjax.load(tmp_path).stats)
-    assert not same_bits(state.stats, begin(residual())[0].stats)
 
 
 @pytest.mark.parametrize(
     ("positions", "made"),
     [
-        ({"positions": "learned"}, {"positions/embedding"}),
         ({"positions": "relative"}, {"relative_bias/embedding"}),
         (
             {"positions": "learned_relative", "relative_tables": "layers"},
@@ -249,29 +225,45 @@ def test_a_resume_needs_no_checkpoint_but_its_own(adapted, data_dir, tmp_path, o
         fit(other, broken, resume=True)
 
 
-def test_any_mesh_gives_the_same_run(adapted, tmp_path):
-    config, straight, _, result = adapted
-    spread = dataclasses.replace(config, mesh=MeshConfig.parse("data=2,fsdp=2,tensor=2"))
-    fit(spread, tmp_path)
-    found, expected = (
-        [json.loads(line)["loss"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
-        for directory in (tmp_path, straight)
-    )
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+def steps(config: Config, mesh):
+    """Losses of two steps on noise, and the merged parameters after them."""
+    setup = make_setup(config, mesh)
+    state, _ = first_state(setup, mesh)
+    update = make_train_step(setup, mesh)
+    losses = []
+    for seed in range(2):
+        state, metrics = update(state, noise(config, seed))
+        losses.append(float(metrics["loss"]))
+    return losses, named_leaves(evaluated(config, state))
+
+
+def test_any_mesh_gives_the_same_run(adapted):
+    config = adapted[0]
     mesh = make_mesh(MeshConfig.parse("data=2,fsdp=2,tensor=2"))
-    kernels = named_leaves(vitjax.load(tmp_path, mesh=mesh).params)
-    assert kernels["blocks/feed_forward/up/kernel"].addressable_shards[0].data.size == 2 * 32 * 64 // 4
-    for name, leaf in named_leaves(vitjax.load(straight).params).items():
-        np.testing.assert_allclose(kernels[name], leaf, rtol=0, atol=1e-5, err_msg=name)
+    (alone, expected), (losses, found) = steps(config, one_device()), steps(config, mesh)
+    np.testing.assert_allclose(losses, alone, rtol=0, atol=1e-5)
+    for name, leaf in expected.items():
+        np.testing.assert_allclose(found[name], leaf, rtol=0, atol=1e-5, err_msg=name)
+    kernel = found["blocks/feed_forward/up/kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // 4
 
 
-def test_a_reader_goes_on_with_its_tokenizer(reader, data_dir, tmp_path, one):
-    config = with_data(transcriber(steps=1), data_dir, eval_split="test[:16]")
-    fit(starting(config, reader), tmp_path / "run")
-    assert vitjax.load(tmp_path / "run").tokenizer.alphabet == "9876543210"
-    save_tokenizer(tmp_path / "run", CharacterTokenizer("012345678x"))
-    with pytest.raises(ValueError, match="has the character '9', which is not in the tokenizer's alphabet"):
-        fit(starting(config, tmp_path / "run"), tmp_path / "other")
+def test_a_reader_goes_on_with_its_tokenizer(reader, data_dir, tmp_path):
+    config = starting(with_data(transcriber(), data_dir), reader)
+    tokenizer = tokenizer_to_keep(config, None)
+    assert tokenizer == CharacterTokenizer("9876543210")
+    data = open_data(config, tokenizer)
+    held_out = build_source(config.data, "test")
+    with eval_stream(config, one_device(), tokenizer=tokenizer) as batches:
+        assert tokenizer.decode(np.asarray(next(batches)["tokens"][0])) == held_out[0]["text"]
+    save_tokenizer(tmp_path, CharacterTokenizer("012345678x"))
+    assert tokenizer_to_keep(config, tmp_path) == CharacterTokenizer("012345678x")
+    data = dataclasses.replace(data, tokenizer=tokenizer_to_keep(config, tmp_path))
+    with (
+        pytest.raises(ValueError, match="has the character '9', which is not in the tokenizer's alphabet"),
+        train_stream(config, one_device(), 0, data) as batches,
+    ):
+        next(batches)
     with pytest.raises(
         ValueError, match="trocr_printed has no tokenizer, without which its tokens mean nothing"
     ):
