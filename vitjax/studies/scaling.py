@@ -117,7 +117,7 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
         entropy.set(ylabel="entropy of the weights (fraction of log keys)", title="saturation", ylim=(0, 1))
         gradient.set(ylabel="|d output / d query| (norm)", title="gradient of a query", yscale="log")
         gradient.set_ylim(bottom=1e-6)
-        loss.set(ylabel="cross-entropy (nats)", title="recall task, after training", ylim=(0, None))
+        loss.set(ylabel="cross-entropy (nats)", title="recall task, after training", yscale="log")
         for axes in (entropy, gradient, loss):
             axes.set(xlabel="d_k (features of a head)", xscale="log")
             axes.legend()
@@ -147,7 +147,7 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
         f"{mean:.2g} times. Only the typical one does (median: {median:.2g} times). Division does not prevent small "
         "gradients so much as gradients that are nearly all zero and now and then huge. Trained on a recall task, "
         f"the head of d_k = {widths[-1]} ends with a loss of {losses[DIVIDED][-1].mean():.2g} nats with division and "
-        f"of {losses[PLAIN][-1].mean():.2g} without.",
+        f"of {losses[PLAIN][-1].mean():.2g} without; guessing has {np.log(PAIRS):.2f}.",
         draw,
         "Entropy of the attention weights, gradient of the output with respect to a query, and the loss of a trained "
         "attention layer, against the width of a head.",

@@ -7,6 +7,7 @@ a table, one figure and the checks that the verdict follows from. It prints, tim
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isnan
 from typing import Literal
 
 from matplotlib.figure import Figure
@@ -72,9 +73,13 @@ class Check:
     at_most: float = float("inf")
     essential: bool = False
 
+    def __post_init__(self):
+        if any(isnan(value) for value in self.measured.values):
+            raise ValueError(f"nothing was measured for {self.statement!r}: {self.measured.values}")
+
     @property
     def passed(self) -> bool:
-        """Whether every seed lies within the bounds; NaN lies nowhere."""
+        """Whether every seed lies within the bounds."""
         return all(self.at_least <= value <= self.at_most for value in self.measured.values)
 
     @property
