@@ -112,8 +112,7 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
         "matrix does to a fresh layer is another thing: a token's score with itself is a square, so it looks at "
         f"itself with a weight of {layers[SHARED]['itself'].mean:.2f}, against {layers[SEPARATE]['itself'].mean:.2f} "
         f"with two. After {STEPS[size]:,} steps, at equal parameters, separate matrices gain {gains}, in percentage "
-        f"points of accuracy. After {STEPS['reduced']} steps (--reduced) they gain more: a shared matrix learns "
-        "later, and costs little in the end.",
+        "points of accuracy.",
         draw,
         f"Left: how much a token attends to itself among {TOKENS}. Right: accuracy of models with equally many "
         "parameters. Grey lines: lowest to highest seed.",
