@@ -5,7 +5,8 @@ The story of a run:
 1. `configs/<name>.py` returns one frozen dataclass: model, data, optimizer, mesh.  (vitjax/training/config.py)
 2. Flags change it, typed, and are refused with the nearest known key.          (vitjax/commands/overrides.py)
 3. Processes find each other; the devices become a mesh.                         (vitjax/parallel/)
-4. `fit` plans the state on the mesh, restores or starts it, and steps:          (vitjax/training/loop.py)
+4. `fit` plans the state on the mesh; restores it, starts it from a checkpoint   (vitjax/training/start.py)
+   (`--init DIR`) or at random; and steps:                                       (vitjax/training/loop.py)
    batch -> loss -> gradients -> update, one compiled program;                   (vitjax/training/step.py)
    metrics, evaluation and sealed checkpoints on the way.
 

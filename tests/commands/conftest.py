@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import pytest
 from PIL import Image
 
@@ -86,6 +87,7 @@ Run = Callable[..., Outcome]
 @pytest.fixture
 def vitjax(capsys: pytest.CaptureFixture[str]) -> Run:
     """The `vitjax` program inside this process."""
+    jax.devices()  # a plan would simulate as many as it needs in a process that has none yet
 
     def run(*arguments: object) -> Outcome:
         capsys.readouterr()

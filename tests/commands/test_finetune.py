@@ -68,6 +68,9 @@ def test_a_plan_reads_no_array(vitjax, refusal, classes, tmp_path):
     plan = json.loads(out)
     assert plan["trainable"] == 2 * 2 * (2 * (32 + 64)) + 330 < plan["parameters"]
     assert any(array["path"] == "lora/blocks/feed_forward/up/kernel/a" for array in plan["arrays"])
+    assert "has head/bias, which" in refusal(
+        *arguments, "--init", bare, "--init.new", "norm/.*", "--model.num_classes", 0
+    )
     assert refusal(*arguments, "--init", tmp_path / "nothing").startswith(f"{tmp_path}/nothing is not there")
 
 

@@ -57,11 +57,12 @@ def test_a_config_is_needed(vitjax):
     assert code == 2 and "--config" in err
 
 
-def test_devices_that_are_not_there_are_simulated(recipe):
+def test_devices_that_are_not_there_are_simulated():
+    """Also for a model that starts from a checkpoint: what that says of itself is read before any device is touched."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     child = subprocess.run(
-        [sys.executable, "-m", "vitjax.cli", "plan", "--config", recipe, "--mesh", "data=3,tensor=2", "--json",
-         "--train.batch_size", "6"],
+        [sys.executable, "-m", "vitjax.cli", "plan", "--config", "configs/finetune.py", "--mesh", "data=3,tensor=2",
+         "--init", "tests/golden/weights/vit_hf", "--json", "--train.batch_size", "6"],
         cwd=ROOT,
         env=environment,
         capture_output=True,

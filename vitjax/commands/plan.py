@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", required=True, help="a Python file with get_config()")
-    parser.add_argument("--init", metavar="DIR", help="a checkpoint to start from; its arrays are not read")
+    parser.add_argument("--init", metavar="DIR", help="a model to start from; its arrays are not read")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options, overrides = parser.parse_known_args(arguments)
 
@@ -34,9 +34,13 @@ def main(arguments: Sequence[str]) -> int:
     from vitjax.training.plan import make_plan
     from vitjax.training.reading import describe
     from vitjax.training.recipe import load_config
+    from vitjax.training.start import select
 
-    config = load_config(options.config, describe(options.init) if options.init else None)
+    init = describe(options.init) if options.init else None
+    config = load_config(options.config, init)
     config = apply_overrides(config, overrides, prog="vitjax plan", flags=vars(options))
+    if init is not None:
+        select(config, init.only(config.init.part))
     needed = config.mesh.devices_needed
     if needed is not None:
         with contextlib.suppress(RuntimeError):  # JAX runs already: with the devices it has

@@ -24,7 +24,11 @@ def main(arguments: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="a Python file with get_config(), see configs/")
-    parser.add_argument("--init", metavar="DIR", help="a checkpoint to start from: a run of vitjax train")
+    parser.add_argument(
+        "--init",
+        metavar="DIR",
+        help="start from its parameters: a run, a saved model, a checkpoint, a hub id",
+    )
     parser.add_argument("--directory", metavar="DIR", help="where the run is written (runs/<name>)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest good checkpoint")
     parser.add_argument(

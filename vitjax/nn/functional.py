@@ -36,8 +36,8 @@ def stats_of(module: nnx.Module) -> Tree:
 
 
 def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Tree, Tree]:
-    """`split(build(rngs))` with `jax.ShapeDtypeStruct` leaves: nothing is computed and nothing allocated."""
-    return split(jax.eval_shape(lambda key: build(nnx.Rngs(key)), jax.random.key(0)))
+    """`split(build(rngs))` with `jax.ShapeDtypeStruct` leaves: nothing is computed, and no device touched."""
+    return split(jax.eval_shape(lambda: build(nnx.Rngs(jax.random.key(0)))))
 
 
 def initialize(build: Callable[[nnx.Rngs], nnx.Module], key: jax.Array) -> tuple[Tree, Tree]:
