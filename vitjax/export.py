@@ -217,7 +217,7 @@ def _program(
 @contextmanager
 def _no_source_paths() -> Iterator[None]:
     """Programs that do not name the files of this machine that they were traced from."""
-    before = jax.config.jax_traceback_in_locations_limit
+    before = jax.config.read("jax_traceback_in_locations_limit")
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
         yield
