@@ -217,12 +217,13 @@ def _program(
 @contextmanager
 def _no_source_paths() -> Iterator[None]:
     """Programs that do not name the files of this machine that they were traced from."""
-    before = jax.config.read("jax_traceback_in_locations_limit")
-    jax.config.update("jax_traceback_in_locations_limit", 0)
+    config: Any = jax.config  # not every jax declares its flags
+    before = config.jax_traceback_in_locations_limit
+    config.update("jax_traceback_in_locations_limit", 0)
     try:
         yield
     finally:
-        jax.config.update("jax_traceback_in_locations_limit", before)
+        config.update("jax_traceback_in_locations_limit", before)
 
 
 def _described(arrays: dict[str, Any], **limits: str) -> list[dict[str, Any]]:
