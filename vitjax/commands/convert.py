@@ -7,7 +7,6 @@ FORMATS = ("hf", "timm", "npz", "orbax", "safetensors")
 EXAMPLE = """examples:
   vitjax convert google/vit-base-patch16-224 vit --format orbax
   vitjax convert runs/digits_vit digits --format timm
-  vitjax convert vit.npz vit-timm --format timm
 """
 
 

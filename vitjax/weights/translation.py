@@ -31,13 +31,15 @@ def translate(
       ValueError: no family of that format has such a model; the line tells why the nearest has not.
     """
     arrays = named_leaves(params) | named_leaves(stats)
-    reasons: list[tuple[bool, str]] = []  # whether the family has such a model at all, and what is amiss
+    reasons: list[tuple[int, str]] = []  # how far a family came with the model, and what is amiss
     for family in sorted(FAMILIES, key=lambda family: family.name != prefer):
         if family.format == format:
-            fields: Fields = {}
+            came = 0
             try:
                 fields = family.write_config(config)
+                came = 1
                 table = matched(family, config)[2]
+                came = 2
                 named = {name: _OnDisk(table, name, arrays) for name in table.expected}
                 specs = {name: TensorSpec(array.shape, array.dtype.name, "") for name, array in named.items()}
                 found = family.read_config(fields, specs)
@@ -46,8 +48,8 @@ def translate(
                     raise ValueError(f"it would come back with {_difference(wanted, found)}")
                 return family, fields, _prefixed(family, named)
             except ValueError as error:
-                reasons.append((bool(fields), f": {family.name}: {error}"))
-    why = max(reasons, key=lambda reason: reason[0], default=(False, ""))[1]
+                reasons.append((came, f": {family.name}: {error}"))
+    why = max(reasons, key=lambda reason: reason[0], default=(0, ""))[1]
     raise ValueError(f"this model cannot be written in the format {format}{why}")
 
 
