@@ -2,8 +2,8 @@
 
 Command: `python train.py --config configs/finetune_reader.py --init runs/text_lines`
 Cost: 511,069 parameters, 1,500 steps of 32; 109 s on two CPU cores.
-Score: 90.5 % [89.1, 91.7] of 2,000 held-out strings right as a whole (seed 0); from another training of the reader 85.2 %,
-where random numbers (`--init.new '.*'`) gave 31.8 %, and 41.6 % if those also learn short strings first
+Score: 90.5 % [89.1, 91.7] of 2,000 held-out strings right as a whole (seed 0); from another training of the reader
+85.2 %, where random numbers (`--init.new '.*'`) gave 31.8 %, and 41.6 % if those also learn short strings first
 (`--data.curriculum_steps 500`).
 
 Another tokenizer may need more room: `--data.max_length 12 --generation.max_length 12`.
