@@ -51,8 +51,9 @@ def records(directory: Path) -> list[dict]:
 
 
 def losses(directory: Path) -> dict[tuple[str, int], float]:
-    found = {(record["phase"], record["step"]): record["loss"] for record in records(directory)}
-    assert len(found) == len(records(directory)), "a step is there twice"
+    lines = records(directory)  # read once: a run may be writing
+    found = {(record["phase"], record["step"]): record["loss"] for record in lines}
+    assert len(found) == len(lines), "a step is there twice"
     return found
 
 

@@ -105,7 +105,7 @@ def _transformer(depth: int) -> TransformerConfig:
 
 def _encoder_difference(kind: PositionKind, length: int, seeds: tuple[int, ...]) -> Spread:
     config = TextEncoderConfig(_transformer(2), VOCABULARY, length, positions=kind)
-    definition, params = fresh(lambda rngs: config.build(rngs=rngs), seeds)
+    definition, params, _ = fresh(lambda rngs: config.build(rngs=rngs), seeds)
 
     @jax.jit
     @jax.vmap
@@ -120,7 +120,9 @@ def _encoder_difference(kind: PositionKind, length: int, seeds: tuple[int, ...])
 
 def _decoder_difference(depth: int, length: int, seeds: tuple[int, ...]) -> Spread:
     config = DecoderConfig(_transformer(depth), VOCABULARY, length, positions="none")
-    definition, params = fresh(lambda rngs: TransformerDecoder(config, context_width=WIDTH, rngs=rngs), seeds)
+    definition, params, _ = fresh(
+        lambda rngs: TransformerDecoder(config, context_width=WIDTH, rngs=rngs), seeds
+    )
 
     @jax.jit
     @jax.vmap

@@ -43,7 +43,7 @@ PRE, POST, _, BARE_NORM, BARE = VARIANTS
 def run(seeds: tuple[int, ...], size: Size) -> Result:
     """Each variant at one depth: what reaches the first layer, and what is left of the tokens in the last."""
     depth = DEPTHS[size]
-    definition, params = fresh(partial(_blocks, depth), seeds)
+    definition, params, _ = fresh(partial(_blocks, depth), seeds)
     by_depth = jax.jit(jax.vmap(partial(_by_depth, depth, definition), in_axes=(0, 0, None)))
     gradients, apart = {}, {}
     for variant in VARIANTS:

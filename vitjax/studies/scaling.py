@@ -201,7 +201,7 @@ def _projected_variance(seeds: tuple[int, ...]) -> Float[np.ndarray, " seeds"]:
         query, (others, _) = layer.project_query(x), layer.project_key_value(x)
         return jnp.einsum("bthc,bshc->bhts", query, others).var()
 
-    definition, params = fresh(lambda rngs: MultiHeadAttention(256, 4, rngs=rngs), seeds)
+    definition, params, _ = fresh(lambda rngs: MultiHeadAttention(256, 4, rngs=rngs), seeds)
     return np.asarray(variance(params, keys(seeds)))
 
 
@@ -233,10 +233,10 @@ def _training(
         return optax.softmax_cross_entropy_with_integer_labels(model(values, asked, scale), wanted).mean()
 
     def last_loss(params: Tree, batches: tuple[Array, Array], scale: Array) -> Array:
-        _, losses = train(definition, params, partial(loss_of, scale), batches, rate=3e-3)
+        _, _, losses = train(definition, params, {}, partial(loss_of, scale), batches, rate=3e-3)
         return losses[-steps // 10 :].mean()
 
-    definition, params = fresh(lambda rngs: Recall(width, rngs=rngs), seeds)
+    definition, params, _ = fresh(lambda rngs: Recall(width, rngs=rngs), seeds)
     generators = [np.random.default_rng(seed) for seed in seeds]
     values, asked = (
         np.stack([rng.integers(0, PAIRS, (steps, BATCH, *shape)) for rng in generators])

@@ -1,30 +1,28 @@
 """One matrix for queries and keys: symmetric scores exactly, symmetric attention not, accuracy measured."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
-from vitjax.data.datasets.digits import DigitSet, split_digits
 from vitjax.models.text_encoder import TextEncoderConfig
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.attention import MultiHeadAttention, softmax_scores
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree, merge
+from vitjax.studies.digits import digit_examples
 from vitjax.studies.drawing import COLORS
 from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.training import fresh, keys, train
+from vitjax.studies.training import Examples, fresh, keys, trained
 
 STEPS = {"reduced": 100, "full": 600, "long": 3000}  # of each task
 WIDTH, HEADS, TOKENS = 64, 4, 16
-VOCABULARY, LENGTH, BATCH = 16, 12, 32
+VOCABULARY, LENGTH, SEQUENCES = 16, 12, 8192
 SHARED, SEPARATE = "shared", "separate"
 
 
@@ -127,7 +125,7 @@ def _bar(axes: Any, x: int | float, spread: Spread, place: int, label: str | Non
 def _symmetry(shared: bool, seeds: tuple[int, ...]) -> dict[str, Spread]:
     """Of a fresh layer over random normal tokens."""
     build = partial(MultiHeadAttention, WIDTH, HEADS, share_query_key=shared)
-    definition, params = fresh(lambda rngs: build(rngs=rngs), seeds)
+    definition, params, _ = fresh(lambda rngs: build(rngs=rngs), seeds)
 
     @jax.jit
     @jax.vmap
@@ -160,24 +158,18 @@ class Tagger(nnx.Module):
         self.encoder = config.build(rngs=rngs)
         self.head = nnx.Linear(WIDTH, VOCABULARY, rngs=rngs)
 
-    def __call__(self, tokens: Int[Array, "B S"]) -> Float[Array, "B S V"]:
-        return self.head(self.encoder.encode(tokens, train=True)[0])
+    def __call__(self, tokens: Int[Array, "B S"], *, train: bool) -> Float[Array, "B S V"]:
+        return self.head(self.encoder.encode(tokens, train=train)[0])
 
 
 def _previous(shared: bool, steps: int, seeds: tuple[int, ...]) -> Spread:
     """Accuracy, on new sequences, of naming at each place the token before it."""
-    shape = (steps + 8, BATCH, LENGTH)
-    tokens = np.stack([np.random.default_rng(seed).integers(0, VOCABULARY, shape) for seed in seeds])
-    wanted = np.roll(tokens, 1, axis=-1)
-    return _accuracy(
-        lambda rngs: Tagger(shared, rngs=rngs),
-        (tokens[:, :steps], wanted[:, :steps]),
-        (
-            tokens[:, steps:].reshape(len(seeds), -1, LENGTH),
-            wanted[:, steps:].reshape(len(seeds), -1, LENGTH),
-        ),
-        seeds,
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (SEQUENCES, LENGTH))
+    examples = Examples(tokens, np.roll(tokens, 1, axis=-1))
+    learned, held_out = (
+        Examples(examples.inputs[part], examples.answers[part]) for part in (slice(256, None), slice(256))
     )
+    return trained(lambda rngs: Tagger(shared, rngs=rngs), learned, seeds, steps=steps).accuracy(held_out)
 
 
 def _digits(shared: bool, steps: int, seeds: tuple[int, ...]) -> Spread:
@@ -185,49 +177,8 @@ def _digits(shared: bool, steps: int, seeds: tuple[int, ...]) -> Spread:
     config = VisionTransformerConfig(
         _transformer(shared, 2), image_size=(8, 8), patch_size=(2, 2), channels=1, num_classes=10
     )
-    splits = split_digits()
-
-    def pixels(digits: DigitSet) -> Float[np.ndarray, "N 8 8 1"]:
-        return digits.images[..., None].astype(np.float32) / 127.5 - 1
-
-    class Reader(nnx.Module):
-        def __init__(self, *, rngs: nnx.Rngs):
-            self.vit = config.build(rngs=rngs)
-
-        def __call__(self, images: Array) -> Array:
-            return self.vit(images, train=True)
-
-    drawn = np.stack(
-        [
-            np.random.default_rng(seed).integers(0, len(splits["train"].labels), (steps, BATCH))
-            for seed in seeds
-        ]
-    )
-    held_out = (pixels(splits["test"]), splits["test"].labels)
-    return _accuracy(
-        lambda rngs: Reader(rngs=rngs),
-        (pixels(splits["train"])[drawn], splits["train"].labels[drawn]),
-        tuple(np.broadcast_to(each, (len(seeds), *each.shape)) for each in held_out),
-        seeds,
-    )
-
-
-def _accuracy(
-    build: Callable[[nnx.Rngs], nnx.Module], batches: tuple, held_out: tuple, seeds: tuple[int, ...]
-) -> Spread:
-    """Share of right answers on held-out examples after training on the batches; each pair is (input, answer)."""
-
-    def loss_of(model: Any, batch: tuple[Array, Array]) -> Array:
-        return optax.softmax_cross_entropy_with_integer_labels(model(batch[0]), batch[1]).mean()
-
-    @jax.jit
-    @jax.vmap
-    def accuracy(params: Tree, batches: tuple, held_out: tuple) -> Array:
-        params, _ = train(definition, params, loss_of, batches, rate=2e-3)
-        return (merge(definition, params)(held_out[0]).argmax(-1) == held_out[1]).mean()
-
-    definition, params = fresh(build, seeds)
-    return Spread.of(accuracy(params, batches, held_out))
+    learned, held_out = digit_examples()
+    return trained(lambda rngs: config.build(rngs=rngs), learned, seeds, steps=steps).accuracy(held_out)
 
 
 STUDY = Study(
