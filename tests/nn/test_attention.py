@@ -262,6 +262,29 @@ def test_gradients(kind: str) -> None:
     gradients_match(values, params, x, context)
 
 
+@pytest.mark.parametrize("kind", ["dot", "additive"])
+def test_the_gradient_by_a_nudge_is_weight_times_gradient(kind: str) -> None:
+    definition, params = module(**KINDS[kind])
+    x, context = normal(B, T, D), normal(B, S, D, seed=1)
+
+    def by_nudge(nudge):
+        out = run(definition, params, x, context, mask=MASKS["padding"], nudge=nudge, return_weights=True)
+        return (out.values**2).sum(), out
+
+    def by_weights(weights):
+        attention = functional.merge(definition, params)
+        _, values = attention.project_key_value(context)
+        return (attention.out(jnp.einsum("bhts,bshc->bthc", weights, values)) ** 2).sum()
+
+    got, out = jax.grad(by_nudge, has_aux=True)(jnp.zeros((B, H, T, S)))
+    np.testing.assert_allclose(got, out.weights * jax.grad(by_weights)(out.weights), rtol=1e-4, atol=1e-5)
+    assert np.abs(got).max() > 0.1
+    plain = run(definition, params, x, context, mask=MASKS["padding"])
+    np.testing.assert_allclose(out.values, plain.values, rtol=1e-5, atol=1e-6)
+    nudged = run(definition, params, x, context, nudge=jnp.full((B, H, T, S), 0.5), return_weights=True)
+    np.testing.assert_allclose(nudged.weights.sum(-1), 1, rtol=1e-6)
+
+
 def test_initial_projections_are_xavier_uniform_over_all_heads() -> None:
     _, params, _ = initial(lambda rngs: MultiHeadAttention(128, 4, rngs=rngs))
     for name in ("query", "key", "value", "out"):

@@ -14,7 +14,7 @@ from vitjax.nn.attention import padding_mask
 from vitjax.nn.blocks import BlockOutput, EncoderBlock, TransformerConfig
 from vitjax.nn.embeddings import PackedPatches, PatchEmbedding, combine
 from vitjax.nn.norms import make_norm
-from vitjax.nn.pooling import AttentionPooling, mean_of
+from vitjax.nn.pooling import AttentionPooling, Pooled, mean_of
 from vitjax.nn.positions import (
     Grid,
     LearnedPositions,
@@ -30,11 +30,23 @@ Images = Float[Array, "B H W ch"] | PackedPatches
 
 
 class Features(NamedTuple):
-    """`tokens` [B, N, D] after the last norm; `pooled` [B, D] or None; `attention` [L, B, H, N, N] if asked for."""
+    """`tokens` [B, N, D] after the last norm; `pooled` [B, D] or None.
+
+    If asked for, the weights `attention` [L, B, H, N, N] of the blocks and, of attention pooling, `pool_attention`
+    [B, H, 1, N].
+    """
 
     tokens: Array
     pooled: Array | None
     attention: Array | None = None
+    pool_attention: Array | None = None
+
+
+class Nudges(NamedTuple):
+    """Of the weights in `Features`, each multiplied by 1 + nudge: see `MultiHeadAttention.attend`."""
+
+    attention: Array
+    pool_attention: Array | None = None
 
 
 class RelativeBlock(EncoderBlock):
@@ -195,6 +207,7 @@ class VisionTransformer(nnx.Module):
         *,
         train: bool,
         key: Array | None = None,
+        nudges: Nudges | None = None,
         return_attention: bool = False,
     ) -> Features:
         """What the encoder says of normalised images: of any size its patches divide, or of many sizes, packed.
@@ -212,16 +225,26 @@ class VisionTransformer(nnx.Module):
             options = self._attention_positions(grid)
         x = dropout(x, t.dropout, train=train, key=key_embed)
         x, attention = run_blocks(
-            self.blocks, x, config=t, train=train, key=key_blocks, return_weights=return_attention, **options
+            self.blocks,
+            x,
+            config=t,
+            train=train,
+            key=key_blocks,
+            nudges=None if nudges is None else nudges.attention,
+            return_weights=return_attention,
+            **options,
         )
         if self._normalizes("tokens"):
             x = self.norm(x, train=train)
-        pooled = self._pooled(x, mask, train=train)
+        nudge = None if nudges is None else nudges.pool_attention
+        pooled, pool_attention = self._pooled(
+            x, mask, train=train, nudge=nudge, return_weights=return_attention
+        )
         if pooled is not None and self._normalizes("pooled"):
             pooled = self.norm(pooled, train=train)
         if pooled is not None and config.pooler:
             pooled = jnp.tanh(self.pooler(pooled))
-        return Features(x, pooled, attention)
+        return Features(x, pooled, attention, pool_attention)
 
     def _normalizes(self, what: str) -> bool:
         return self.config.transformer.norm_position == "pre" and self.config.final_norm == what
@@ -241,20 +264,26 @@ class VisionTransformer(nnx.Module):
         return {"bias": self.relative_bias(grid, prefix=config.prefix)}
 
     def _pooled(
-        self, x: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None, *, train: bool
-    ) -> Float[Array, "B E"] | None:
+        self,
+        x: Float[Array, "B N D"],
+        mask: Bool[Array, "B N"] | None,
+        *,
+        train: bool,
+        nudge: Float[Array, "B H 1 N"] | None,
+        return_weights: bool,
+    ) -> Pooled:
         first = self.config.prefix
         patches, patch_mask = x[:, first:], None if mask is None else mask[:, first:]
         match self.config.pooling:
             case "cls":
-                return (x[:, 0] + x[:, 1]) / 2 if self.config.distillation_head else x[:, 0]
+                return Pooled((x[:, 0] + x[:, 1]) / 2 if self.config.distillation_head else x[:, 0])
             case "mean":
-                return mean_of(patches, patch_mask)
+                return Pooled(mean_of(patches, patch_mask))
             case "cls_mean":
-                return jnp.concatenate([x[:, 0], mean_of(patches, patch_mask)], axis=-1)
+                return Pooled(jnp.concatenate([x[:, 0], mean_of(patches, patch_mask)], axis=-1))
             case "attention":
-                return self.pool(x, mask=mask, train=train)
-        return None
+                return self.pool(x, mask=mask, train=train, nudge=nudge, return_weights=return_weights)
+        return Pooled(None)
 
     def encode(
         self,
@@ -271,11 +300,18 @@ class VisionTransformer(nnx.Module):
 
     def __call__(self, images: Images, *, train: bool, key: Array | None = None) -> Float[Array, "B classes"]:
         """Class logits in float32 of normalised images."""
-        if not self.config.num_classes:
-            raise ValueError("this VisionTransformer has no head (num_classes=0): use .features")
-        features = self.features(images, train=train, key=key)
+        self._require_head()
+        return self.classify(self.features(images, train=train, key=key))
+
+    def classify(self, features: Features) -> Float[Array, "B classes"]:
+        """Class logits in float32 of what `features` gave."""
+        self._require_head()
         assert features.pooled is not None  # a head needs pooling: VisionTransformerConfig saw to it
         if self.config.distillation_head:
             logits = self.head(features.tokens[:, 0]), self.head_distillation(features.tokens[:, 1])
             return (logits[0] + logits[1]) / 2
         return self.head(features.pooled)
+
+    def _require_head(self) -> None:
+        if not self.config.num_classes:
+            raise ValueError("this VisionTransformer has no head (num_classes=0): use .features")

@@ -221,10 +221,17 @@ class MultiHeadAttention(nnx.Module):
         bias: Float[Array, "#B #H #T S"] | None = None,
         train: bool,
         dropout_key: Array | None = None,
+        nudge: Float[Array, "B H T S"] | None = None,
         return_weights: bool = False,
     ) -> AttentionOutput:
+        """From projected queries, keys and values.
+
+        Args:
+          nudge: the weights are multiplied by 1 + nudge, so that the gradient of anything by it, at 0, is each weight
+            times the gradient by that weight. The weights given back are without it.
+        """
         drops = train and self.dropout_rate > 0
-        if self.score == "dot" and not return_weights and not drops:
+        if self.score == "dot" and not return_weights and not drops and nudge is None:
             values = dot_product_attention(
                 query, key, value, mask, bias, query_key_scale=self.query_key_scale
             )
@@ -233,7 +240,8 @@ class MultiHeadAttention(nnx.Module):
             weights = dot_product_weights(query, key, mask, bias, query_key_scale=self.query_key_scale)
         else:
             weights = additive_weights(query, key, self.score_kernel[...], mask, bias)
-        dropped = dropout(weights, self.dropout_rate, train=train, key=dropout_key)
+        used = weights if nudge is None else weights * (1 + nudge)
+        dropped = dropout(used, self.dropout_rate, train=train, key=dropout_key)
         values = jnp.einsum("bhts,bshc->bthc", dropped.astype(value.dtype), value)
         return AttentionOutput(self.out(values), weights if return_weights else None)
 
@@ -274,6 +282,7 @@ class MultiHeadAttention(nnx.Module):
         rotation: Rotation | None = None,
         train: bool,
         key: Array | None = None,
+        nudge: Float[Array, "B H T S"] | None = None,
         return_weights: bool = False,
     ) -> AttentionOutput:
         """Attend from `x` to `context` (to `x` itself if None). `rotation` turns queries and keys alike."""
@@ -287,5 +296,6 @@ class MultiHeadAttention(nnx.Module):
             bias=bias,
             train=train,
             dropout_key=key,
+            nudge=nudge,
             return_weights=return_weights,
         )

@@ -163,6 +163,7 @@ class EncoderBlock(nnx.Module):
         train: bool,
         key: Array | None = None,
         drop_rate: Any = 0.0,
+        nudge: Float[Array, "B H N N"] | None = None,
         return_weights: bool = False,
     ) -> BlockOutput:
         keys = split_key(key, 5)
@@ -174,6 +175,7 @@ class EncoderBlock(nnx.Module):
             rotation=rotation,
             train=train,
             key=keys[0],
+            nudge=nudge,
             return_weights=return_weights,
         )
         branch = dropout(branch, rate, train=train, key=keys[1])

@@ -1,6 +1,6 @@
 """From a sequence of tokens to one vector."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -21,6 +21,13 @@ def mean_of(x: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None = None) ->
     return jnp.sum(x, axis=1, where=mask[..., None]) / jnp.sum(mask, axis=1, keepdims=True)
 
 
+class Pooled(NamedTuple):
+    """`vector` [B, D], None where nothing is pooled; `weights` [B, H, 1, N] of attention pooling, if asked for."""
+
+    vector: Array | None
+    weights: Array | None = None
+
+
 class AttentionPooling(nnx.Module):
     """One trained query attends to all tokens, then a feed-forward network (MAP head; Zhai et al. 2022, SigLIP)."""
 
@@ -34,11 +41,22 @@ class AttentionPooling(nnx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "B N D"], *, mask: Bool[Array, "B N"] | None = None, train: bool
-    ) -> Float[Array, "B D"]:
+        self,
+        x: Float[Array, "B N D"],
+        *,
+        mask: Bool[Array, "B N"] | None = None,
+        train: bool,
+        nudge: Float[Array, "B H 1 N"] | None = None,
+        return_weights: bool = False,
+    ) -> Pooled:
         probe = jnp.broadcast_to(self.probe[...], (x.shape[0], 1, x.shape[-1])).astype(x.dtype)
-        pooled = self.attention(
-            probe, x, mask=None if mask is None else padding_mask(mask), train=train
-        ).values
+        pooled, weights = self.attention(
+            probe,
+            x,
+            mask=None if mask is None else padding_mask(mask),
+            train=train,
+            nudge=nudge,
+            return_weights=return_weights,
+        )
         pooled = pooled + self.feed_forward(self.norm(pooled, train=train), train=train)
-        return pooled[:, 0]
+        return Pooled(pooled[:, 0], weights)

@@ -33,28 +33,37 @@ def run_blocks(
     train: bool,
     key: Array | None,
     return_weights: bool,
+    nudges: Float[Array, "L B H N S"] | None = None,
     **kwargs: Any,
 ) -> BlockOutput:
     """Send `x` through all blocks; `args` and `kwargs` go to each. Weights come out as [L, B, H, N, S] or None.
 
-    Running statistics (BatchNorm) of `blocks` are updated in train mode. `config.remat` says what the backward pass
-    recomputes, `config.unroll` whether the loop is written out.
+    `nudges` go to the attention of encoder blocks, one a layer (`MultiHeadAttention.attend`). Running statistics
+    (BatchNorm) of `blocks` are updated in train mode. `config.remat` says what the backward pass recomputes,
+    `config.unroll` whether the loop is written out.
     """
     depth = config.depth
     keys = None if key is None else jax.random.split(key, depth)
     drop_rates = jnp.linspace(0.0, config.stochastic_depth, depth)
 
     def body(x: Array, layer: tuple) -> tuple[Array, tuple]:
-        block, layer_key, drop_rate = layer
+        block, layer_key, drop_rate, nudge = layer
+        options = kwargs if nudge is None else {**kwargs, "nudge": nudge}
         out = block(
-            x, *args, train=train, key=layer_key, drop_rate=drop_rate, return_weights=return_weights, **kwargs
+            x,
+            *args,
+            train=train,
+            key=layer_key,
+            drop_rate=drop_rate,
+            return_weights=return_weights,
+            **options,
         )
         return out.x, (nnx.state(block, nnx.BatchStat), out.weights)
 
     if config.remat != "none":
         body = jax.checkpoint(body, policy=_REMAT_POLICIES[config.remat], prevent_cse=config.unroll)
     x, (stats, weights) = jax.lax.scan(
-        body, x, (blocks, keys, drop_rates), unroll=depth if config.unroll else 1
+        body, x, (blocks, keys, drop_rates, nudges), unroll=depth if config.unroll else 1
     )
     if train:
         nnx.update(blocks, stats)
