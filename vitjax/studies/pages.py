@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vitjax.studies.report import code_of, shown
+from vitjax.studies.report import code_of, parts
 from vitjax.studies.study import Study
 
 VERDICT_COLORS = {
@@ -16,13 +16,14 @@ VERDICT_COLORS = {
 }
 STYLE = """
 :root { color-scheme: light }
-body { margin: 0 auto; max-width: 46rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; color: #22313f }
+body { margin: 0 auto; max-width: 50rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; color: #22313f }
 h1 { font-size: 1.5rem; line-height: 1.25 } h2 { font-size: 1.1rem; margin-top: 2rem }
 blockquote { margin: 1rem 0; padding-left: 1rem; border-left: 4px solid #c5cdd3; font-size: 1.1rem }
 .verdict { display: inline-block; padding: .1rem .6rem; border-radius: 1rem; color: #fff; white-space: nowrap }
 .wide { overflow-x: auto } img { max-width: 100%; height: auto }
 table { border-collapse: collapse; font-size: .9rem }
 th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #dde2e6 }
+td small { color: #5d6d7e; white-space: nowrap } h3 { font-size: .9rem; margin-bottom: 0 }
 pre { overflow-x: auto; background: #f4f6f7; padding: .8rem; font-size: .8rem; line-height: 1.4 }
 dt { font-weight: 600 } dd { margin: 0 0 .5rem }
 """
@@ -41,15 +42,15 @@ def write_index(directory: str | Path, studies: Sequence[Study]) -> None:
     (directory / "index.html").write_text(index(records))
 
 
-def page(found: dict[str, Any], code: str) -> str:
+def page(found: dict[str, Any], code: dict[str, str]) -> str:
     """One study: claim, verdict, finding, figure, table, checks, how it was measured, code."""
     name, escape = found["name"], html.escape
     checks = [
         [
-            check["statement"] + (" (essential)" if check["essential"] else ""),
-            f"{shown(check['measured'])} {check['unit']}",
-            check["bounds"],
-            "yes" if check["passed"] else "no",
+            _cell(check["statement"] + (" (essential)" if check["essential"] else "")),
+            _cell(check["measured"], check["unit"]),
+            _cell(check["bounds"]),
+            "yes" if check["passed"] else "<b>no</b>",
         ]
         for check in found["checks"]
     ]
@@ -66,9 +67,9 @@ def page(found: dict[str, Any], code: str) -> str:
 <p>{_badge(found["verdict"])}</p>
 <p>{escape(found["finding"])}</p>
 <p><img src="{escape(name)}.png" alt="{escape(found["caption"])}"></p>
-<p><small>{escape(found["caption"])} Bands: lowest to highest seed.</small></p>
+<p><small>{escape(found["caption"])} Bands and grey lines: lowest to highest seed.</small></p>
 <h2>Measurements</h2>
-{_table(found["table"]["columns"], [[shown(cell) for cell in row] for row in found["table"]["rows"]])}
+{_table(found["table"]["columns"], [[_cell(cell) for cell in row] for row in found["table"]["rows"]])}
 <h2>Where the verdict comes from</h2>
 {_table(["must be true", "measured", "bound", "is it?"], checks)}
 <p>{escape(found["rule"])}</p>
@@ -78,7 +79,7 @@ def page(found: dict[str, Any], code: str) -> str:
 <h2>Sources</h2>
 <ul>{"".join(f"<li>{escape(source)}</li>" for source in found["sources"])}</ul>
 <h2 id="code">Code</h2>
-<pre>{escape(code)}</pre>
+{"".join(f"<h3>vitjax/studies/{name}</h3><pre>{escape(text)}</pre>" for name, text in code.items())}
 """
     return _document(f"{name}: {found['verdict']}", body)
 
@@ -120,8 +121,16 @@ def _badge(verdict: str) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def row(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+    """A table whose cells are HTML."""
 
-    lines = [row(columns, "th"), *(row(cells, "td") for cells in rows)]
+    def row(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
+
+    lines = [row([html.escape(column) for column in columns], "th"), *(row(cells, "td") for cells in rows)]
     return '<div class="wide"><table>\n' + "\n".join(lines) + "\n</table></div>"
+
+
+def _cell(cell: Any, unit: str = "") -> str:
+    """A cell of a record; where seeds differ, the lowest and the highest on a line of their own."""
+    value, *spread = (html.escape(part) for part in parts(cell))
+    return f"{value} {html.escape(unit)}".rstrip() + "".join(f"<br><small>{part}</small>" for part in spread)

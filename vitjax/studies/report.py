@@ -4,7 +4,6 @@ import inspect
 import json
 import os
 import platform
-import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -110,10 +109,16 @@ def in_words(found: dict[str, Any]) -> str:
 
 def shown(cell: Any) -> str:
     """A cell of a record as people read it: a spread is its mean with the lowest and the highest seed."""
-    if isinstance(cell, dict):
-        mean, low, high = number(cell["mean"]), number(cell["low"]), number(cell["high"])
-        return mean if low == high else f"{mean} ({low} to {high})"
-    return cell if isinstance(cell, str) else number(cell)
+    value, *spread = parts(cell)
+    return value + "".join(f" ({part})" for part in spread)
+
+
+def parts(cell: Any) -> list[str]:
+    """What `shown` puts together: the value and, where seeds differ, "lowest to highest"."""
+    if not isinstance(cell, dict):
+        return [cell if isinstance(cell, str) else number(cell)]
+    low, high = number(cell["low"]), number(cell["high"])
+    return [number(cell["mean"])] + ([f"{low} to {high}"] if low != high else [])
 
 
 def number(value: int | float) -> str:
@@ -123,9 +128,10 @@ def number(value: int | float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def code_of(study: Study) -> str:
-    """The file of the experiment."""
-    return inspect.getsource(sys.modules[study.run.__module__])
+def code_of(study: Study) -> dict[str, str]:
+    """Name and text of the experiment's files: NAME.py, and what was split off from it, NAME_*.py."""
+    path = Path(inspect.getfile(study.run))
+    return {file.name: file.read_text() for file in [path, *sorted(path.parent.glob(f"{path.stem}_*.py"))]}
 
 
 def device() -> str:
