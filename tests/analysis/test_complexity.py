@@ -56,6 +56,10 @@ VITS = {
     "rotary": replace(VIT, positions="rotary"),
     "remainder": replace(VIT, patch_size=(3, 5), drop_remainder=True),
     "stem": replace(VIT, stem_widths=(6, 10), stem_strides=(2, 1), patch_size=(2, 4)),
+    "merged tokens": replace(VIT, class_token=True, registers=1, merged_tokens=3),
+    "merged as far as it goes": with_blocks(
+        replace(VIT, patch_size=(2, 2), merged_tokens=100, pooling="attention"), attention_width=24
+    ),
     "overlapping patches": replace(VIT, patch_size=(4, 8), patch_stride=(4, 4), channels=1),
 }
 SEQUENCES = {

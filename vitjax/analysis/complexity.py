@@ -20,6 +20,7 @@ from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.convolution import EXPANSION
 from vitjax.nn.feedforward import GATED
 from vitjax.nn.functional import abstract
+from vitjax.nn.token_merging import merged_per_layer
 from vitjax.parallel.paths import named_leaves
 
 ModelConfig = (
@@ -59,7 +60,8 @@ class Complexity:
 
         The gradient of the images, which nobody takes, is counted with them, as is the custom.
         """
-        return 3 * self.forward_flops + self.recomputed
+        without_gradient = self.flops.get("token_matching", 0) + self.flops.get("encoder/token_matching", 0)
+        return 3 * self.forward_flops - 2 * without_gradient + self.recomputed
 
 
 def complexity(
@@ -150,7 +152,10 @@ def _vision_transformer(config: VisionTransformerConfig, image_size: Size | None
         channels = width
     patch_width = t.width - t.width // 2 if config.concatenated_positions else t.width
     flops = {"patch_embedding": stem + _product(patches, prod(config.patch_size) * channels, patch_width)}
-    flops |= _encoder_flops(t, tokens)
+    if config.merged_tokens:
+        flops |= _merging_encoder_flops(t, patches, config.prefix, config.merged_tokens)
+    else:
+        flops |= _encoder_flops(t, tokens)
     if config.pooling == "attention":
         projections = _product(2 + 2 * tokens, t.width, t.width)
         flops["pool"] = projections + _scores(1, tokens, t.width) + _feed_forward(t, 1)
@@ -249,7 +254,7 @@ def _recomputed(t: TransformerConfig, flops: Counts) -> int:
                 repeated -= flops["feed_forward"] // _feed_forward_products(t)
             return repeated
         case "dots":
-            return sum(count for name, count in flops.items() if name.endswith("scores"))
+            return sum(count for name, count in flops.items() if name.endswith(("scores", "matching")))
     return 0
 
 
@@ -259,6 +264,21 @@ def _encoder_flops(t: TransformerConfig, tokens: int) -> Counts:
         "attention_scores": t.depth * _scores(tokens, tokens, _attention_width(t)),
         "feed_forward": t.depth * _feed_forward(t, tokens),
     }
+
+
+def _merging_encoder_flops(t: TransformerConfig, patches: int, prefix: int, merged_tokens: int) -> Counts:
+    """Of an encoder that merges tokens between attention and feed-forward, and what comparing the tokens takes."""
+    inner = _attention_width(t)
+    flops = dict.fromkeys(("attention_projections", "attention_scores", "token_matching", "feed_forward"), 0)
+    for merged in merged_per_layer(patches, merged_tokens, t.depth):
+        tokens = prefix + patches
+        flops["attention_projections"] += _product(_projections(t) * tokens, t.width, inner)
+        flops["attention_scores"] += _scores(tokens, tokens, inner)
+        if merged:
+            flops["token_matching"] += _product(-(-patches // 2), t.head_width, patches // 2)
+        patches -= merged
+        flops["feed_forward"] += _feed_forward(t, prefix + patches)
+    return flops
 
 
 def _attention_width(t: TransformerConfig) -> int:

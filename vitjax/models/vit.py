@@ -25,6 +25,7 @@ from vitjax.nn.positions import (
 )
 from vitjax.nn.regularization import dropout, split_key
 from vitjax.nn.stack import run_blocks, stack_blocks
+from vitjax.nn.token_merging import run_merging_blocks
 
 Images = Float[Array, "B H W ch"] | PackedPatches
 
@@ -212,7 +213,7 @@ class VisionTransformer(nnx.Module):
     ) -> Features:
         """What the encoder says of normalised images: of any size its patches divide, or of many sizes, packed.
 
-        Tokens of padding stand where the padding was.
+        Tokens of padding stand where the padding was; merged ones are given out un-merged, and so is their attention.
         """
         config, t = self.config, self.config.transformer
         key_embed, key_blocks = split_key(key, 2)
@@ -224,7 +225,12 @@ class VisionTransformer(nnx.Module):
             x, grid = self.embed(images, train=train)
             options = self._attention_positions(grid)
         x = dropout(x, t.dropout, train=train, key=key_embed)
-        x, attention = run_blocks(
+        run: Callable[..., BlockOutput] = run_blocks
+        if config.merged_tokens:
+            if mask is not None:
+                raise ValueError("merged_tokens is for images of one size: packed patches are not merged")
+            run = partial(run_merging_blocks, merged_tokens=config.merged_tokens, prefix=config.prefix)
+        x, attention = run(
             self.blocks,
             x,
             config=t,

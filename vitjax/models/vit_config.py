@@ -55,6 +55,9 @@ class VisionTransformerConfig:
       head_use_bias, head_bias: whether the head has a bias, and its start; -log(num_classes) suits sigmoid losses.
       distillation_head: a second head reads the distillation token; logits are the mean of the two, and what is pooled
         that of the two tokens (DeiT).
+      merged_tokens: patches that each layer joins with their most similar ones (Bolya et al. 2023, ToMe), at most half
+        of what is left; a trained model may be given any number. What comes out is un-merged: see
+        `vitjax.nn.token_merging`.
     """
 
     transformer: TransformerConfig
@@ -86,6 +89,7 @@ class VisionTransformerConfig:
     head_use_bias: bool = True
     head_bias: float = 0.0
     distillation_head: bool = False
+    merged_tokens: int = 0
     kind: Literal["vision_transformer"] = "vision_transformer"
 
     @classmethod
@@ -135,6 +139,13 @@ class VisionTransformerConfig:
         if self.pooling == "none" and (self.num_classes or self.pooler):
             raise ValueError(
                 f"{self.num_classes} classes and pooler={self.pooler}: pooling 'none' leaves them nothing to read"
+            )
+        if self.merged_tokens < 0:
+            raise ValueError(f"merged_tokens is {self.merged_tokens}: expected 0 or more")
+        if self.merged_tokens and (self.has_relative_positions or self.positions == "rotary"):
+            raise ValueError(
+                f"merged_tokens {self.merged_tokens}: positions {self.positions!r} act inside attention, where a "
+                "merged token would need several places; merging is for 'learned', 'sinusoidal' and 'none'"
             )
 
     @property

@@ -143,6 +143,14 @@ class BlockOutput(NamedTuple):
     weights: Array | None
 
 
+class Attended(NamedTuple):
+    """`x` [B, N, D] after the attention; its `keys` [B, N, H, C]; `weights` [B, H, N, N] if asked for, else None."""
+
+    x: Array
+    keys: Array
+    weights: Array | None
+
+
 class EncoderBlock(nnx.Module):
     """Self-attention, then feed-forward."""
 
@@ -153,7 +161,7 @@ class EncoderBlock(nnx.Module):
         self.feed_forward_sublayer = Sublayer(config, rngs=rngs)
         self.config = config
 
-    def __call__(
+    def attend(
         self,
         x: Float[Array, "B N D"],
         *,
@@ -165,24 +173,47 @@ class EncoderBlock(nnx.Module):
         drop_rate: Any = 0.0,
         nudge: Float[Array, "B H N N"] | None = None,
         return_weights: bool = False,
-    ) -> BlockOutput:
+    ) -> Attended:
+        """The first half of the block."""
         keys = split_key(key, 5)
-        rate = self.config.dropout
-        branch, weights = self.attention(
-            self.attention_sublayer.enter(x, train=train),
+        entered = self.attention_sublayer.enter(x, train=train)
+        query = self.attention.project_query(entered, rotation)
+        key_vectors, values = self.attention.project_key_value(entered, rotation)
+        branch, weights = self.attention.attend(
+            query,
+            key_vectors,
+            values,
             mask=mask,
             bias=bias,
-            rotation=rotation,
             train=train,
-            key=keys[0],
+            dropout_key=keys[0],
             nudge=nudge,
             return_weights=return_weights,
         )
-        branch = dropout(branch, rate, train=train, key=keys[1])
+        branch = dropout(branch, self.config.dropout, train=train, key=keys[1])
         x = self.attention_sublayer.leave(x, branch, train=train, key=keys[2], drop_rate=drop_rate)
+        return Attended(x, key_vectors, weights)
+
+    def transform(
+        self, x: Float[Array, "B N D"], *, train: bool, key: Array | None = None, drop_rate: Any = 0.0
+    ) -> Float[Array, "B N D"]:
+        """The second half: each token on its own."""
+        keys = split_key(key, 5)
         branch = self.feed_forward(self.feed_forward_sublayer.enter(x, train=train), train=train, key=keys[3])
-        x = self.feed_forward_sublayer.leave(x, branch, train=train, key=keys[4], drop_rate=drop_rate)
-        return BlockOutput(x, weights)
+        return self.feed_forward_sublayer.leave(x, branch, train=train, key=keys[4], drop_rate=drop_rate)
+
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        *,
+        train: bool,
+        key: Array | None = None,
+        drop_rate: Any = 0.0,
+        **attention: Any,
+    ) -> BlockOutput:
+        """Both halves; `attention` are the other arguments of `attend`."""
+        out = self.attend(x, train=train, key=key, drop_rate=drop_rate, **attention)
+        return BlockOutput(self.transform(out.x, train=train, key=key, drop_rate=drop_rate), out.weights)
 
 
 class DecoderBlock(nnx.Module):

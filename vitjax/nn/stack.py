@@ -25,6 +25,19 @@ def layers(blocks: Block, depth: int) -> list[Block]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(depth)]
 
 
+def rematerialized(
+    layer: Callable[..., Any], config: TransformerConfig, *, in_loop: bool
+) -> Callable[..., Any]:
+    """A function that computes one layer, recomputed in the backward pass as `config.remat` says.
+
+    Args:
+      in_loop: it is the body of a `lax.scan`, where XLA cannot undo that.
+    """
+    if config.remat == "none":
+        return layer
+    return jax.checkpoint(layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=not in_loop)
+
+
 def run_blocks(
     blocks: nnx.Module,
     x: Float[Array, "B N D"],
@@ -60,10 +73,11 @@ def run_blocks(
         )
         return out.x, (nnx.state(block, nnx.BatchStat), out.weights)
 
-    if config.remat != "none":
-        body = jax.checkpoint(body, policy=_REMAT_POLICIES[config.remat], prevent_cse=config.unroll)
     x, (stats, weights) = jax.lax.scan(
-        body, x, (blocks, keys, drop_rates, nudges), unroll=depth if config.unroll else 1
+        rematerialized(body, config, in_loop=not config.unroll),
+        x,
+        (blocks, keys, drop_rates, nudges),
+        unroll=depth if config.unroll else 1,
     )
     if train:
         nnx.update(blocks, stats)
