@@ -136,7 +136,7 @@ class MultiHeadAttention(nnx.Module):
       num_heads: H; the head width is C = `head_width` or D / H.
       context_width: features of the context when it is not D.
       score: `dot` or `additive`.
-      share_query_key: one matrix for queries and keys; without rotary positions q k^T is then symmetric.
+      share_query_key: one matrix for queries and keys; q k^T is then symmetric, with rotary positions too.
       query_key_norm: LayerNorm without bias over C on queries and keys (Dehghani et al. 2023, ViT-22B).
       query_key_scale: factor on dot scores; None means 1 / sqrt(C).
       qkv_bias: with `use_bias`, which of queries, keys and values have one; softmax does not see that of the keys.

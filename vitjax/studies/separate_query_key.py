@@ -1,13 +1,15 @@
-"""One matrix for queries and keys: symmetric scores exactly, symmetric attention not, accuracy measured."""
+"""One matrix for queries and keys: symmetric scores exactly, symmetric attention not, accuracy task by task."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from math import sqrt
+from statistics import stdev
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitjax.models.text_encoder import TextEncoderConfig
@@ -15,45 +17,68 @@ from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.attention import MultiHeadAttention, softmax_scores
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree, merge
+from vitjax.nn.positions import rotary
 from vitjax.studies.digits import digit_examples
 from vitjax.studies.drawing import COLORS
+from vitjax.studies.sequences import Tagger, before, mirrored, sequences
 from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
 from vitjax.studies.training import Examples, fresh, keys, trained
 
-STEPS = {"reduced": 100, "full": 600, "long": 3000}  # of each task
-WIDTH, HEADS, TOKENS = 64, 4, 16
-VOCABULARY, LENGTH, SEQUENCES = 16, 12, 8192
+STEPS = {"reduced": 200, "full": 800, "long": 4000}  # of each task
+MODELS = {"reduced": 1, "full": 4, "long": 16}  # of each seed
+TOKENS, HEADS = 16, 4  # that a fresh layer reads, and with how many heads
+WIDTH, VOCABULARY, LENGTH = 32, 16, 12
 SHARED, SEPARATE = "shared", "separate"
+RING = "token before, 1 head"
+CEILING = 1 - (1 - 1 / VOCABULARY) / LENGTH  # of knowing all tokens but one, which is guessed
+
+Task = tuple[Callable[[bool, nnx.Rngs], nnx.Module], tuple[Examples, Examples]]
 
 
 def run(seeds: tuple[int, ...], size: Size) -> Result:
-    """Symmetry of fresh layers; accuracy of trained models that look back, or at images."""
-    layers = {name: _symmetry(shared, seeds) for name, shared in ((SHARED, True), (SEPARATE, False))}
-    tasks = (
-        {"token before": _previous} if size == "reduced" else {"token before": _previous, "digits": _digits}
-    )
+    """Symmetry of fresh layers; accuracy of trained models that look back, across, or at images."""
+    layers = {name: _symmetry(name == SHARED, seeds) for name in (SHARED, SEPARATE)}
+    tasks = _tasks() if size != "reduced" else {RING: _tasks()[RING]}
+    models = tuple(MODELS[size] * seed + place for seed in seeds for place in range(MODELS[size]))
     accuracy = {
-        task: {name: measure(name == SHARED, STEPS[size], seeds) for name in layers}
-        for task, measure in tasks.items()
+        task: {
+            name: trained(
+                partial(build, name == SHARED), learned, models, steps=STEPS[size], rate=5e-3
+            ).accuracy(held_out)
+            for name in layers
+        }
+        for task, (build, (learned, held_out)) in tasks.items()
     }
-
-    def points(task: str) -> Spread:
-        """What separate matrices gain, in percentage points."""
-        pairs = zip(accuracy[task][SEPARATE].values, accuracy[task][SHARED].values, strict=True)
-        return Spread.of(100 * (separate - shared) for separate, shared in pairs)
-
-    names = ("scores", "weights", "itself")
-    rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (name, *(layers[name][part] for part in names), *(found[name] for found in accuracy.values()))
-        for name in layers
-    )
+    gained = {
+        task: Spread.of(
+            100 * (separate - shared)
+            for separate, shared in zip(found[SEPARATE].values, found[SHARED].values, strict=True)
+        )
+        for task, found in accuracy.items()
+    }
+    measured = {
+        "asymmetry of scores (deviations)": "scores",
+        "the same with rotary positions (deviations)": "rotated",
+        "asymmetry of weights (largest difference)": "weights",
+        "weight of a token on itself (fraction)": "itself",
+    }
+    rows: list[tuple[Cell, ...]] = [
+        (what, *(layer[part] for layer in layers.values())) for what, part in measured.items()
+    ]
+    rows += [(f"accuracy, {task} (fraction)", *found.values()) for task, found in accuracy.items()]
     checks = (
         Check(
             "one shared matrix makes the scores symmetric",
             layers[SHARED]["scores"],
-            "deviations between q_i.k_j and q_j.k_i, at most",
+            "deviations between q_i.k_j and q_j.k_i",
             at_most=1e-5,
             essential=True,
+        ),
+        Check(
+            "rotary positions leave them so: they turn queries and keys alike",
+            layers[SHARED]["rotated"],
+            "deviations",
+            at_most=1e-5,
         ),
         Check(
             "separate matrices do not",
@@ -69,57 +94,56 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
             at_most=1e-5,
         ),
         *(
-            Check(f"it costs accuracy (task: {task})", points(task), "percentage points", at_least=1.0)
-            for task in tasks
+            Check(f"it costs accuracy ({task})", gain, "percentage points", at_least=1.0)
+            for task, gain in gained.items()
         ),
     )
 
     def draw(figure: Figure) -> None:
-        itself, trained = figure.subplots(1, 2)
-        for place, name in enumerate((SHARED, SEPARATE)):
-            _bar(itself, place, layers[name]["itself"], place, None)
+        itself, accuracies = figure.subplots(1, 2, width_ratios=(1, 2))
+        for place, name in enumerate(layers):
+            _dot(itself, place, layers[name]["itself"], place, None)
             for group, found in enumerate(accuracy.values()):
-                _bar(trained, group + 0.35 * place, found[name], place, None if group else name)
+                _dot(accuracies, group + 0.2 * place - 0.1, found[name], place, None if group else name)
         itself.axhline(1 / TOKENS, color=COLORS[2], ls="--", label="even attention")
-        itself.set_xticks([0, 1], [SHARED, SEPARATE])
+        itself.set_xticks([0, 1], list(layers))
         itself.set(xlabel="query and key matrix", ylabel="weight on itself (fraction)", title="a fresh layer")
-        trained.set_xticks([group + 0.175 for group in range(len(tasks))], list(tasks))
-        trained.set(xlabel="task", ylabel="accuracy (fraction)", title="after training", ylim=(0, 1.3))
+        itself.set(xlim=(-0.5, 1.5), ylim=(0, 1))
+        accuracies.axhline(CEILING, color=COLORS[2], ls="--", label="all tokens before but one")
+        accuracies.set_xticks(range(len(tasks)), [task.replace(", ", "\n") for task in tasks])
+        accuracies.set(xlabel="task", ylabel="accuracy (fraction)", title="after training")
         itself.legend()
-        trained.legend(loc="upper right")
+        accuracies.legend(loc="lower center", bbox_to_anchor=(0.6, 0.1))
 
-    gained = {task: points(task) for task in tasks}
-    gains = " and ".join(
-        f"{gain.mean:.1f} ({gain.low:.1f} to {gain.high:.1f}) on the task '{task}'"
-        for task, gain in gained.items()
-    )
+    def points(task: str) -> str:
+        """The mean gain with its standard error."""
+        gain = gained[task]
+        return f"{gain.mean:.1f} ± {stdev(gain.values) / sqrt(len(models)):.1f}"
+
+    others = "".join(f"; on '{task}' {points(task)}" for task in tasks if task != RING)
     return Result(
-        Table(
-            (
-                "query and key matrix",
-                "asymmetry of scores (deviations)",
-                "asymmetry of weights (largest difference)",
-                "weight of a token on itself (fraction)",
-                *(f"accuracy, {task} (fraction)" for task in tasks),
-            ),
-            rows,
-        ),
+        Table(("what", *layers), tuple(rows)),
         checks,
         "With one matrix the scores are symmetric. The attention is not: softmax divides each row by a sum of its "
-        f"own, so a weight and its mirror image differ by up to {layers[SHARED]['weights'].mean:.2f}. What a shared "
-        "matrix does to a fresh layer is another thing: a token's score with itself is a square, so it looks at "
-        f"itself with a weight of {layers[SHARED]['itself'].mean:.2f}, against {layers[SEPARATE]['itself'].mean:.2f} "
-        f"with two. After {STEPS[size]:,} steps, at equal parameters, separate matrices gain {gains}, in percentage "
-        "points of accuracy.",
+        f"own, so a weight and its mirror image differ by up to {layers[SHARED]['weights'].mean:.2f}. A token's "
+        "score with itself is then a square, so a fresh layer looks at itself with a weight of "
+        f"{layers[SHARED]['itself'].mean:.2f}, against {layers[SEPARATE]['itself'].mean:.2f} with two matrices. "
+        "What symmetry forbids is a circle of preferences: if each token of a ring is to prefer the one before to "
+        "the one behind, each of these scores would have to be larger than the next, all the way round to itself. "
+        f"One head has to give up one of {LENGTH} tokens: {accuracy[RING][SHARED].mean:.3f} of the answers are right "
+        f"after {STEPS[size]:,} steps, and guessing that one token gives {CEILING:.3f}. There separate matrices gain "
+        f"{points(RING)} percentage points at equal parameters (with standard error){others}. So the cost is not "
+        "general: it comes where few heads must look one way all round. Under a causal mask, where no token looks "
+        "ahead, there is no such circle.",
         draw,
-        f"Left: how much a token attends to itself among {TOKENS}. Right: accuracy of models with equally many "
-        "parameters. Grey lines: lowest to highest seed.",
+        f"Left: how much a token attends to itself among {TOKENS}. Right: accuracy of {len(models)} models a task "
+        "with equally many parameters. Lines: lowest to highest.",
     )
 
 
-def _bar(axes: Any, x: int | float, spread: Spread, place: int, label: str | None) -> None:
-    axes.bar(x, spread.mean, width=0.33, color=COLORS[place], label=label)
-    axes.vlines(x, spread.low, spread.high, color="#888888", lw=3)
+def _dot(axes: Axes, x: int | float, spread: Spread, place: int, label: str | None) -> None:
+    axes.vlines(x, spread.low, spread.high, color=COLORS[place], lw=2)
+    axes.plot(x, spread.mean, color=COLORS[place], marker="os"[place], ms=7, ls="", label=label)
 
 
 def _symmetry(shared: bool, seeds: tuple[int, ...]) -> dict[str, Spread]:
@@ -127,16 +151,24 @@ def _symmetry(shared: bool, seeds: tuple[int, ...]) -> dict[str, Spread]:
     build = partial(MultiHeadAttention, WIDTH, HEADS, share_query_key=shared)
     definition, params, _ = fresh(lambda rngs: build(rngs=rngs), seeds)
 
+    def asymmetry(matrix: Float[Array, "B H T T"]) -> Array:
+        return jnp.abs(matrix - matrix.mT).max()
+
     @jax.jit
     @jax.vmap
-    def measured(params: Tree, x: Float[Array, "1 N D"]) -> dict[str, Array]:
+    def measured(params: Tree, x: Float[Array, "1 T D"]) -> dict[str, Array]:
         layer = merge(definition, params)
-        query, (others, _) = layer.project_query(x), layer.project_key_value(x)
-        scores = jnp.einsum("bthc,bshc->bhts", query, others) * (WIDTH // HEADS) ** -0.5
-        weights = softmax_scores(scores, None, None)
+
+        def scores(*rotation) -> Float[Array, "1 H T T"]:
+            query, (others, _) = layer.project_query(x, *rotation), layer.project_key_value(x, *rotation)
+            return jnp.einsum("bthc,bshc->bhts", query, others) * (WIDTH // HEADS) ** -0.5
+
+        plain, rotated = scores(), scores(rotary(jnp.arange(TOKENS)[None], WIDTH // HEADS))
+        weights = softmax_scores(plain, None, None)
         return {
-            "scores": jnp.abs(scores - scores.mT).max() / scores.std(),
-            "weights": jnp.abs(weights - weights.mT).max(),
+            "scores": asymmetry(plain) / plain.std(),
+            "rotated": asymmetry(rotated) / rotated.std(),
+            "weights": asymmetry(weights),
             "itself": jnp.diagonal(weights, axis1=-2, axis2=-1).mean(),
         }
 
@@ -144,41 +176,33 @@ def _symmetry(shared: bool, seeds: tuple[int, ...]) -> dict[str, Spread]:
     return {name: Spread.of(values) for name, values in found.items()}
 
 
-def _transformer(shared: bool, depth: int) -> TransformerConfig:
-    """A shared matrix saves D * D numbers a layer; the feed-forward network gets them."""
-    feed_forward = 2 * WIDTH + (WIDTH // 2 if shared else 0)
-    return TransformerConfig(WIDTH, depth, HEADS, feed_forward, share_query_key=shared)
+def _tasks() -> dict[str, Task]:
+    """Models of both kinds, from easy to hard for a symmetric score, and what they learn."""
 
+    def transformer(shared: bool, depth: int, heads: int) -> TransformerConfig:
+        """A shared matrix saves D * D numbers a layer; the feed-forward network gets them."""
+        feed_forward = 2 * WIDTH + (WIDTH // 2 if shared else 0)
+        return TransformerConfig(WIDTH, depth, heads, feed_forward, share_query_key=shared)
 
-class Tagger(nnx.Module):
-    """An encoder of one layer that names a token at each place."""
+    def tagger(heads: int, shared: bool, rngs: nnx.Rngs) -> Tagger:
+        one_layer = transformer(shared, 1, heads)
+        return Tagger(TextEncoderConfig(one_layer, VOCABULARY, LENGTH, positions="sinusoidal"), rngs=rngs)
 
-    def __init__(self, shared: bool, *, rngs: nnx.Rngs):
-        config = TextEncoderConfig(_transformer(shared, 1), VOCABULARY, LENGTH, positions="sinusoidal")
-        self.encoder = config.build(rngs=rngs)
-        self.head = nnx.Linear(WIDTH, VOCABULARY, rngs=rngs)
+    def vit(shared: bool, rngs: nnx.Rngs) -> nnx.Module:
+        two_layers = transformer(shared, 2, HEADS)
+        return VisionTransformerConfig(two_layers, (8, 8), (2, 2), channels=1, num_classes=10).build(
+            rngs=rngs
+        )
 
-    def __call__(self, tokens: Int[Array, "B S"], *, train: bool) -> Float[Array, "B S V"]:
-        return self.head(self.encoder.encode(tokens, train=train)[0])
-
-
-def _previous(shared: bool, steps: int, seeds: tuple[int, ...]) -> Spread:
-    """Accuracy, on new sequences, of naming at each place the token before it."""
-    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (SEQUENCES, LENGTH))
-    examples = Examples(tokens, np.roll(tokens, 1, axis=-1))
-    learned, held_out = (
-        Examples(examples.inputs[part], examples.answers[part]) for part in (slice(256, None), slice(256))
+    backwards, across = (
+        sequences([answer], vocabulary=VOCABULARY, length=LENGTH) for answer in (before(1), mirrored)
     )
-    return trained(lambda rngs: Tagger(shared, rngs=rngs), learned, seeds, steps=steps).accuracy(held_out)
-
-
-def _digits(shared: bool, steps: int, seeds: tuple[int, ...]) -> Spread:
-    """Accuracy of a small ViT on held-out handwritten digits."""
-    config = VisionTransformerConfig(
-        _transformer(shared, 2), image_size=(8, 8), patch_size=(2, 2), channels=1, num_classes=10
-    )
-    learned, held_out = digit_examples()
-    return trained(lambda rngs: config.build(rngs=rngs), learned, seeds, steps=steps).accuracy(held_out)
+    return {
+        RING: (partial(tagger, 1), backwards),
+        f"token before, {HEADS} heads": (partial(tagger, HEADS), backwards),
+        "mirrored token, 1 head": (partial(tagger, 1), across),
+        f"digits, {HEADS} heads": (vit, digit_examples()),
+    }
 
 
 STUDY = Study(
@@ -189,8 +213,10 @@ STUDY = Study(
     ),
     method=(
         f"A fresh attention layer reads {TOKENS} random tokens. Then models with equally many parameters (what the "
-        "shared matrix saves goes to the feed-forward network) are trained with Adam: one layer that names at each "
-        "place the token before it, and a two-layer ViT that reads handwritten digits of 8 x 8 pixels."
+        f"shared matrix saves goes to the feed-forward network) are trained with Adam: one layer that reads {LENGTH} "
+        f"random tokens, out of {VOCABULARY}, and names at each the one before it in a circle, or the one as far from "
+        "the other end; and a two-layer ViT that reads handwritten digits of 8 x 8 pixels. Accuracy is that on "
+        "examples held out; a check on it is about every pair of models that start from one seed."
     ),
     sources=(
         "Vaswani et al. 2017, Attention Is All You Need, section 3.2.2",
