@@ -72,7 +72,7 @@ class Model:
         self, source: Any, decoder_tokens: Any = None, *, source_mask: Any = None
     ) -> Float[Array, "..."]:
         """Class logits [B, classes] of images, or logits [B, T, V] of each next token, teacher-forced."""
-        source = self._prepared(source)
+        source = self.prepare(source)
         if (decoder_tokens is None) == self.writes:
             raise ValueError(
                 "this model writes sequences: logits needs decoder_tokens [B, T]"
@@ -91,7 +91,7 @@ class Model:
         """
         if self.writes:
             raise ValueError("this model writes sequences: features are those of an image classifier")
-        return _features(self.definition, self.params, self.stats, self._prepared(images))
+        return _features(self.definition, self.params, self.stats, self.prepare(images))
 
     def generate(
         self,
@@ -170,7 +170,7 @@ class Model:
         pieces = stream(
             self.definition,
             self.params,
-            self._prepared(source),
+            self.prepare(source),
             source_mask=source_mask,
             stats=self.stats,
             config=self.generation_config(**options),
@@ -188,7 +188,7 @@ class Model:
           mode: `autoregressive`, or `parallel` for a decoder with `parallel_prediction` (`vitjax.decoding.score`).
         """
         tokenizer = self._reads()
-        source = self._prepared(source)
+        source = self.prepare(source)
         assert not isinstance(self.config, CLASSIFIERS)
         rows, real = stack_rows([tokenizer.encode(text) for text in texts], tokenizer.pad)
         require_known(rows, self.config.vocabulary_size)
@@ -196,6 +196,10 @@ class Model:
         return score(
             self.definition, self.params, source, tokens, mode=mode, token_mask=mask, stats=self.stats
         ).log_probs
+
+    def prepare(self, source: Any) -> Any:
+        """What the modules take: normalised images of the model's size, or tokens as they are; else ValueError."""
+        return self._normalized(self._sized(source))
 
     def generation_config(self, **options: Any) -> GenerationConfig:
         """What `generate` does when given these options: the model's own with them put in their place.
@@ -243,10 +247,6 @@ class Model:
             self.definition, self.params, self.stats, encoded, pad_rows(tokens, batch), mask
         )
         return attention if rows == batch else jax.device_put(jax.device_get(attention)[:rows])
-
-    def _prepared(self, source: Any) -> Any:
-        """Normalised images, or tokens as they are."""
-        return self._normalized(self._sized(source))
 
     def _normalized(self, source: Any) -> Any:
         if self.preprocess is None or isinstance(source, PackedPatches) or source.dtype != np.uint8:

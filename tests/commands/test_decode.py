@@ -120,6 +120,14 @@ def test_classes(vitjax, classes_run, pictures, tmp_path):
     assert second["source"] == pictures[0]
     written = vitjax("decode", classes_run, pictures[2], pictures[0], "--output", tmp_path / "classes.jsonl")
     assert written.code == 0 and (tmp_path / "classes.jsonl").read_text() == out
+    drawing = vitjax(
+        "decode", classes_run, pictures[2], pictures[0], "--json", "--attention", tmp_path / "why"
+    )
+    assert (drawing.code, drawing.err) == (0, "")
+    for got, want in zip(map(json.loads, drawing.out.splitlines()), (first, second), strict=True):
+        assert got.keys() == want.keys() and got["label"] == want["label"]
+        assert got["probability"] == pytest.approx(want["probability"], abs=1e-6)
+    assert len(list((tmp_path / "why").rglob("*.png"))) == 2
     # the second batch is smaller
     code, out, _ = vitjax("decode", classes_run, *pictures, "--batch-size", 2)
     line = f"{pictures[2]}: class {first['label']}  (probability {first['probability']:.4f})"
@@ -232,7 +240,6 @@ def test_what_is_no_picture(vitjax, strings_run, classes_run, pictures, broken_p
         ("words_run", ["--text-file", "nothing.txt"], "No such file or directory: 'nothing.txt'"),
         ("classes_run", ["--text", "12"], "names classes of images; it reads no text"),
         ("classes_run", ["PICTURE", "--num-beams", "2"], "it has no use for --num-beams"),
-        ("classes_run", ["PICTURE", "--attention", "x.png"], "it has no use for --attention"),
     ],
 )
 def test_what_makes_no_sense(refusal, request, pictures, run, arguments, line):

@@ -139,12 +139,32 @@ def draw_attention(
     Raises:
       OSError: the picture cannot be written.
     """
+    title = "".join(pieces).strip() or "(nothing)"
+    draw_maps(path, image, maps[: len(pieces)], list(map(_label, pieces)), title=title)
+
+
+def draw_maps(
+    path: str | Path,
+    image: UInt8[np.ndarray, "H W C"],
+    maps: Float[np.ndarray, "U h w"],
+    labels: Sequence[str],
+    *,
+    title: str,
+) -> None:
+    """An image, and beside it each of its maps over it, shown relative to its largest number, with its label above.
+
+    Args:
+      image: of any size; the maps are stretched over it.
+      title: above all of them.
+
+    Raises:
+      OSError: the picture cannot be written.
+    """
     height, width = _panel_size(*image.shape[:2])
     picture = to_pil(image).convert("RGB").resize((width, height), Resampling.LANCZOS)
     plain = np.asarray(picture, np.float32) / 255
     grey = plain.mean(axis=-1, keepdims=True)
-    panels = [plain, *(_heated(grey, weights) for weights in maps[: len(pieces)])]
-    labels = ["", *map(_label, pieces)]
+    panels = [plain, *(_heated(grey, weights) for weights in maps)]
 
     cell_height, cell_width = LABEL + height + GAP, max(width, MIN_CELL) + GAP
     columns = _columns(len(panels), cell_height, cell_width)
@@ -154,7 +174,7 @@ def draw_attention(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     style: dict[str, Any] = {"va": "center", "color": INK, "family": "monospace", "parse_math": False}
-    for place, (panel, label) in enumerate(zip(panels, labels, strict=True)):
+    for place, (panel, label) in enumerate(zip(panels, ["", *labels], strict=True)):
         row, column = divmod(place, columns)
         top, center = (
             HEADLINE + row * cell_height + LABEL,
@@ -164,8 +184,7 @@ def draw_attention(
         canvas[top : top + height, left : left + width] = panel
         label = _cut(label, cell_width // CHARACTER)
         axes.text(center, top - LABEL / 2, label, ha="center", fontsize=10, **style)
-    text = _cut("".join(pieces).strip() or "(nothing)", canvas.shape[1] // CHARACTER - 2)
-    axes.text(GAP, HEADLINE / 2, text, fontsize=12, **style)
+    axes.text(GAP, HEADLINE / 2, _cut(title, canvas.shape[1] // CHARACTER - 2), fontsize=12, **style)
     axes.imshow(canvas, interpolation="none", aspect="auto")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # it is drawn as a box

@@ -85,7 +85,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--attention",
         metavar="PNG",
-        help="draw where each token was read: a .png file for one image, a folder for several",
+        help="draw where each token was read, or what spoke for the class: a .png file for one image, a folder for "
+        "several",
     )
     return parser
 
@@ -124,15 +125,17 @@ def _pictures(options: argparse.Namespace, images: Sequence[str]) -> dict[str, P
 
 def _generation(model: "Model", options: argparse.Namespace) -> dict[str, Any]:
     """The given options of `Model.generate`; what the model has no use for is refused."""
+    from vitjax.analysis.attention_maps import attentive_encoder
     from vitjax.models.config import reads_images
 
     images = reads_images(model.config)
-    useless = [*given_flags(options), *(["--attention"] if options.attention else [])]
     if not model.writes:
         if not options.images:
             raise ValueError(f"{options.run} names classes of images; it reads no text")
-        if useless:
+        if useless := given_flags(options):
             raise ValueError(f"{options.run} names classes: it has no use for {useless[0]}")
+        if options.attention:
+            attentive_encoder(model.config)
     elif model.tokenizer is None:
         raise ValueError(f"{options.run} has no tokenizer: what the model writes cannot be told as text")
     elif not images and options.images:

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from vitjax.analysis.pictures import draw_attention
+from vitjax.analysis.attention_maps import attention_maps
+from vitjax.analysis.pictures import draw_attention, draw_maps
 from vitjax.commands.results import Record
 from vitjax.data.images import read_image
 from vitjax.data.resize import resize
@@ -133,7 +134,13 @@ class Transcriber:
         if not self.model.writes:
             assert preprocess is not None
             images = preprocess.normalize(pad_rows(np.stack(values), self.batch_size))
-            return _classes(self.model.logits(images), self.model.labels)[: len(batch)]
+            if not self.pictures:
+                return _classes(self.model.logits(images), self.model.labels)[: len(batch)]
+            maps = attention_maps(self.model, images, method="gradient_rollout")
+            assert maps.logits is not None  # it names classes
+            named = _classes(maps.logits, self.model.labels)[: len(batch)]
+            self._draw_classes(batch, named, np.asarray(maps.relevance))
+            return named
         if preprocess is None:
             assert self.model.tokenizer is not None
             source, mask = stack_rows(values, self.model.tokenizer.pad)
@@ -154,10 +161,22 @@ class Transcriber:
     def _draw(self, batch: Sequence[Readable], out: Generated) -> None:
         maps, pieces = np.asarray(out.attention_maps()), out.pieces()
         for row, item in enumerate(batch):
-            path = self.pictures[item.source]
-            path.parent.mkdir(parents=True, exist_ok=True)  # as the images lie in folders
             assert item.picture is not None
-            draw_attention(path, item.picture, pieces[row][0], maps[row, 0])
+            draw_attention(self._picture(item), item.picture, pieces[row][0], maps[row, 0])
+
+    def _draw_classes(
+        self, batch: Sequence[Readable], named: Sequence[Record], relevance: Float[np.ndarray, "B h w"]
+    ) -> None:
+        for item, record, weights in zip(batch, named, relevance, strict=False):
+            assert item.picture is not None
+            title = f"{record.get('name', record['label'])}, {record['probability']:.1%}"
+            draw_maps(self._picture(item), item.picture, weights[None], ["for it"], title=title)
+
+    def _picture(self, item: Readable) -> Path:
+        """Where to draw, with folders as the images lie in."""
+        path = self.pictures[item.source]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
 
 def _keys(seed: int, sources: Sequence[str]) -> Array:
