@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tests.decoding.programs import collectives, host_calls, in_loops
 from tests.decoding.test_generate import compilations
+from vitjax.analysis.programs import collectives, host_calls, in_loops
 from vitjax.decoding import GenerationConfig, generate
 from vitjax.decoding.buckets import bucket
 from vitjax.decoding.candidates import Share, best_continuations
