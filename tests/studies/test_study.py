@@ -143,6 +143,16 @@ FOUND = {
             "a row in which all is masked does not read what is masked",
         },
     ),
+    "parallel": (
+        "holds under conditions",
+        {
+            "generation has no longer chain either (32 tokens against 4)",
+            "as all tokens are read at once, more of them take no longer (256 patches against 16, encoder)",
+            "with its beams over 4 devices it needs fewer steps",
+            "nor do devices with heads of their own",
+            "nor do devices with patches of their own",
+        },
+    ),
 }
 
 

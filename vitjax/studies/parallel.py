@@ -68,12 +68,6 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
             at_least=1.0,
         ),
         Check(
-            f"and it takes less time than token by token ({length} tokens)",
-            ratio(f"write {length}", f"teach {length}"),
-            "times as long token by token",
-            at_least=1.1,
-        ),
-        Check(
             f"generation has no longer chain either {tokens}", growth("write"), "times as long", at_most=1.0
         ),
         Check(

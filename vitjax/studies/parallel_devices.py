@@ -78,8 +78,8 @@ class Sizes:
 
 
 SIZES: dict[Size, Sizes] = {
-    "reduced": Sizes(32, 1, 100, (4, 16), (16,), (4,), ("beams",), 3),
-    "full": Sizes(256, 4, 1000, (4, 8, 16), (4, 8, 16), (2, 4), ("rows", "heads", "beams"), 5),
+    "reduced": Sizes(32, 1, 100, (4, 16), (32,), (4,), ("beams",), 3),
+    "full": Sizes(256, 4, 1000, (4, 8, 16), (8, 16, 32), (2, 4), ("rows", "heads", "beams"), 5),
     "long": Sizes(512, 6, 8000, (4, 8, 16, 32), (8, 16, 32), (2, 4), ("rows", "heads", "beams"), 9),
 }
 
@@ -261,7 +261,8 @@ def _programs(sizes: Sizes, definition: Any, seeds: tuple[int, ...]) -> dict[str
 def _chains(sizes: Sizes, definition: Any) -> dict[str, list[int]]:
     """Matrix products that wait for each other, at each size."""
     _, params, _ = abstract(_model(sizes))
-    encoded = Encoded(jax.ShapeDtypeStruct((1, sizes.side**2, sizes.width), jnp.float32), None)
+    vectors = jax.ShapeDtypeStruct((1, sizes.side**2, sizes.width), jnp.float32)
+    encoded = Encoded(cast(Array, vectors), None)
     recurrent = ShowAttendTellConfig(_encoder(sizes), sizes.vocabulary, sizes.width, sizes.width, sizes.width)
     lstm, lstm_params, _ = abstract(lambda rngs: recurrent.build(rngs=rngs))
 
@@ -279,7 +280,7 @@ def _chains(sizes: Sizes, definition: Any) -> dict[str, list[int]]:
     ends = SHORT, sizes.length
     return {
         "encode": [longest_chain(partial(encode, definition), params, images(side)) for side in sizes.sides],
-        "teach": [longest_chain(teach, params, encoded, tokens(length)) for length in ends],
+        "teach": [longest_chain(teach, params, encoded, tokens(sizes.length))],
         "train": [longest_chain(train, params, images(sizes.side), tokens(length)) for length in ends],
         "lstm": [
             longest_chain(partial(_teach, lstm), lstm_params, encoded, tokens(length)) for length in ends
