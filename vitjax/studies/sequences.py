@@ -34,9 +34,16 @@ def sequences(
     return Examples(tokens[HELD_OUT:], wanted[HELD_OUT:]), Examples(tokens[:HELD_OUT], wanted[:HELD_OUT])
 
 
-def before(places: int) -> Callable[[Tokens], Tokens]:
-    """The token so many places before, in a circle."""
-    return lambda tokens: np.roll(tokens, places, axis=1)
+def before(places: int, *, circle: bool = True) -> Callable[[Tokens], Tokens]:
+    """The token so many places before: at the first ones in a circle that from the end, otherwise their own."""
+
+    def answer(tokens: Tokens) -> Tokens:
+        wanted = np.roll(tokens, places, axis=1)
+        if not circle:
+            wanted[:, :places] = tokens[:, :places]
+        return wanted
+
+    return answer
 
 
 def mirrored(tokens: Tokens) -> Tokens:

@@ -87,14 +87,9 @@ class Trained:
 
     def accuracy(self, held_out: Examples) -> Spread:
         """Share of right answers, in evaluation mode; the inputs may have another size than those of training."""
-
-        @jax.jit
-        @partial(jax.vmap, in_axes=(0, 0, None, None))
-        def accuracy(params: Tree, stats: Tree, inputs: Array, answers: Array) -> Array:
-            logits = merge(self.definition, params, stats)(inputs, train=False)
-            return (logits.argmax(-1) == answers).mean()
-
-        return Spread.of(accuracy(self.params, self.stats, held_out.inputs, held_out.answers))
+        return Spread.of(
+            _accuracy(self.definition, self.params, self.stats, held_out.inputs, held_out.answers)
+        )
 
 
 def trained(
@@ -112,20 +107,39 @@ def trained(
     Args:
       num_examples: each seed learns from so many of the examples, which it chooses; None: from all.
     """
-
-    def loss_of(model: Any, chosen: Int[Array, " B"]) -> Array:
-        logits = model(inputs[chosen], train=True)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, answers[chosen]).mean()
-
-    @jax.jit
-    @jax.vmap
-    def run(params: Tree, stats: Tree, batches: Int[Array, "steps B"]) -> tuple[Tree, Tree, Array]:
-        return train(definition, params, stats, loss_of, batches, rate=rate)
-
     inputs, answers = jnp.asarray(examples.inputs), jnp.asarray(examples.answers)
     definition, params, stats = fresh(build, seeds)
     generators = [np.random.default_rng(seed) for seed in seeds]
     batches = np.stack(
         [rng.choice(rng.permutation(len(inputs))[:num_examples], (steps, batch)) for rng in generators]
     )
-    return Trained(definition, *run(params, stats, batches))
+    return Trained(definition, *_trained(definition, params, stats, inputs, answers, batches, rate))
+
+
+@partial(jax.jit, static_argnames=("definition", "rate"))  # compiled once for all models that are alike
+def _trained(
+    definition: nnx.GraphDef,
+    params: Tree,
+    stats: Tree,
+    inputs: Array,
+    answers: Array,
+    batches: Int[Array, "seeds steps B"],
+    rate: float,
+) -> tuple[Tree, Tree, Array]:
+    def loss_of(model: Any, chosen: Int[Array, " B"]) -> Array:
+        logits = model(inputs[chosen], train=True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, answers[chosen]).mean()
+
+    def one(params: Tree, stats: Tree, batches: Int[Array, "steps B"]) -> tuple[Tree, Tree, Array]:
+        return train(definition, params, stats, loss_of, batches, rate=rate)
+
+    return jax.vmap(one)(params, stats, batches)
+
+
+@partial(jax.jit, static_argnames="definition")
+def _accuracy(definition: nnx.GraphDef, params: Tree, stats: Tree, inputs: Array, answers: Array) -> Array:
+    def one(params: Tree, stats: Tree) -> Array:
+        logits = merge(definition, params, stats)(inputs, train=False)
+        return (logits.argmax(-1) == answers).mean()
+
+    return jax.vmap(one)(params, stats)
