@@ -129,7 +129,10 @@ FOUND = {
         "holds under conditions",
         {"then the attention is symmetric too, after the softmax"},
     ),
-    "positions": ("holds under conditions", {"nor does one of two layers"}),
+    "positions": (
+        "holds under conditions",
+        {"nor does one of two layers", "without positions a ViT cannot read digits"},
+    ),
     "residual": (
         "holds under conditions",
         {"residual connections are needed for it: norms alone do not keep the gradient"},

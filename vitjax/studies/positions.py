@@ -119,7 +119,7 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
         "another matter. Its mask says how many tokens each token may see, so from the second layer on the order is "
         "known without any positions: shuffling the past changes what the last token says by "
         f"{causal[2].mean:.1g} deviations with two layers, and by nothing with one. A bag is not nothing either: a ViT "
-        f"without positions reads {blind.mean:.0%} of held-out digits, for within a patch it knows each pixel's place. "
+        f"without positions reads {blind.mean:.0%} of held-out digits, for within a patch it knows each pixel's place."
         + ("" if reduced else _compared_in_words(images, tags)),
         draw,
         "Accuracy by training-set size; by length, of models trained on the shortest; and on larger images than "
@@ -150,7 +150,7 @@ def _compared(images: Images, tags: Tags) -> tuple[Check, ...]:
             at_least=5.0,
         ),
         Check(
-            f"fixed sinusoids do about as well as learned ones (loss)",
+            "fixed sinusoids do about as well as learned ones (loss)",
             points(images["learned"].by_count[most], images["sinusoidal"].by_count[most]),
             "percentage points",
             at_most=10.0,
@@ -190,28 +190,36 @@ def _compared(images: Images, tags: Tags) -> tuple[Check, ...]:
 
 
 def _compared_in_words(images: Images, tags: Tags) -> str:
-    counts = sorted(images["none"].by_count)
-    few, most, (_, double, longest), pixels = counts[0], counts[-1], LENGTHS, SIZES[0]
+    few, *_, most = sorted(images["none"].by_count)
+    _, double, longest = LENGTHS
+    pixels = SIZES[0]
 
-    def of(kind: PositionKind, count: int = most) -> str:
+    def read(kind: PositionKind, count: int = most) -> str:
         return f"{images[kind].by_count[count].mean:.0%}"
 
+    def enlarged(kind: PositionKind) -> str:
+        return f"{images[kind].enlarged[pixels].mean:.0%}"
+
+    def on_canvas(kind: PositionKind) -> str:
+        return f"{images[kind].on_canvas[pixels].mean:.0%}"
+
+    def tagged(kind: PositionKind, length: int) -> str:
+        return f"{tags[kind][length].mean:.0%}"
+
     return (
-        f"With positions it reads {of('sinusoidal')} (sinusoidal), {of('learned')} (learned), {of('relative')} "
-        f"(relative) and {of('rotary')} (rotary) after equally many steps; after learning from {few} digits only, "
-        f"{of('none', few)} without and {of('sinusoidal', few)}, {of('learned', few)}, {of('relative', few)} and "
-        f"{of('rotary', few)} with them. Sinusoids do not carry over to longer sequences: at {double} tokens, "
-        f"{tags['sinusoidal'][double].mean:.0%} of the answers are right; with learned positions, whose new places were "
-        f"never trained, it is {tags['learned'][double].mean:.0%}, little more than the old places alone give. Relative "
-        f"({tags['relative'][double].mean:.0%}) and rotary ones ({tags['rotary'][double].mean:.0%}) carry further, not "
-        f"without end: {tags['relative'][longest].mean:.0%} and {tags['rotary'][longest].mean:.0%} at {longest}. None "
-        f"carries a ViT to larger images unharmed. Of digits enlarged to {pixels} x {pixels} pixels the learned, "
-        f"interpolated ones read {images['learned'].enlarged[pixels].mean:.0%} (sinusoidal "
-        f"{images['sinusoidal'].enlarged[pixels].mean:.0%}); with an empty margin instead it is "
-        f"{images['learned'].on_canvas[pixels].mean:.0%} (sinusoidal {images['sinusoidal'].on_canvas[pixels].mean:.0%}, "
-        f"rotary {images['rotary'].on_canvas[pixels].mean:.0%}). Even without positions larger images read worse "
-        f"({images['none'].enlarged[pixels].mean:.0%} and {images['none'].on_canvas[pixels].mean:.0%}), for what stands "
-        "in the patches changes too: fine-tune at the new size."
+        f" With positions it reads {read('sinusoidal')} (sinusoidal), {read('learned')} (learned), "
+        f"{read('relative')} (relative) and {read('rotary')} (rotary) after equally many steps; after learning from "
+        f"{few} digits only, {read('none', few)} without and {read('sinusoidal', few)}, {read('learned', few)}, "
+        f"{read('relative', few)} and {read('rotary', few)} with them. Sinusoids do not carry over to longer "
+        f"sequences: at {double} tokens {tagged('sinusoidal', double)} of the answers are right; with learned "
+        f"positions, whose new places were never trained, it is {tagged('learned', double)}, little more than the old "
+        f"places alone give. Relative ({tagged('relative', double)}) and rotary ones ({tagged('rotary', double)}) "
+        f"carry further, not without end: {tagged('relative', longest)} and {tagged('rotary', longest)} at {longest}. "
+        f"None carries a ViT to larger images unharmed. Of digits enlarged to {pixels} x {pixels} pixels the learned, "
+        f"interpolated ones read {enlarged('learned')} (sinusoidal {enlarged('sinusoidal')}); with an empty margin "
+        f"instead it is {on_canvas('learned')} (sinusoidal {on_canvas('sinusoidal')}, rotary {on_canvas('rotary')}). "
+        f"Even without positions larger images read worse ({enlarged('none')} and {on_canvas('none')}), for what "
+        "stands in the patches changes too: fine-tune at the new size."
     )
 
 

@@ -76,8 +76,8 @@ def _on_canvas(digits: Examples, size: int) -> Examples:
 
 def _enlarged(digits: Examples, size: int) -> Examples:
     """Digits that fill a larger image."""
-    pixels = [
-        Image.fromarray(image[..., 0]).resize((size, size), Image.Resampling.BILINEAR)
-        for image in digits.inputs
-    ]
-    return Examples(np.stack(pixels)[..., None], digits.answers)
+
+    def enlarged(pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+
+    return Examples(np.stack([enlarged(image[..., 0]) for image in digits.inputs])[..., None], digits.answers)

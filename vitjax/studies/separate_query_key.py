@@ -137,7 +137,7 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
         "ahead, there is no such circle.",
         draw,
         f"Left: how much a token attends to itself among {TOKENS}. Right: accuracy of {len(models)} models a task "
-        "with equally many parameters. Lines: lowest to highest.",
+        "with equally many parameters.",
     )
 
 
