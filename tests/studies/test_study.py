@@ -133,6 +133,10 @@ FOUND = {
         "holds under conditions",
         {"nor does one of two layers", "without positions a ViT cannot read digits"},
     ),
+    "layernorm-or-batchnorm": (
+        "holds under conditions",
+        {"with post-norm the gradient vanishes towards the first layer"},
+    ),
     "residual": (
         "holds under conditions",
         {"residual connections are needed for it: norms alone do not keep the gradient"},

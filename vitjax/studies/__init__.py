@@ -3,12 +3,21 @@
 To add one, write a module like `vitjax.studies.residual` and put its `STUDY` into `STUDIES`.
 """
 
-from vitjax.studies import masking, parallel, positions, residual, scaling, separate_query_key
+from vitjax.studies import (
+    layernorm_or_batchnorm,
+    masking,
+    parallel,
+    positions,
+    residual,
+    scaling,
+    separate_query_key,
+)
 
 STUDIES = (
     scaling.STUDY,
     separate_query_key.STUDY,
     positions.STUDY,
+    layernorm_or_batchnorm.STUDY,
     residual.STUDY,
     masking.STUDY,
     parallel.STUDY,

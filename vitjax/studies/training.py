@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Int
 from vitjax.nn.functional import Tree, merge, split, stats_of
 from vitjax.studies.study import Spread
 
+Draw = Callable[[np.random.Generator, tuple[int, int]], Int[np.ndarray, "steps B"]]
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -101,18 +103,22 @@ def trained(
     batch: int = 32,
     rate: float = 2e-3,
     num_examples: int | None = None,
+    draw: Draw | None = None,
 ) -> Trained:
     """Train a classifier, `model(inputs, train=...)`, with each seed.
 
     Args:
       num_examples: each seed learns from so many of the examples, which it chooses; None: from all.
+      draw: chooses the examples of all batches, by their places [steps, B]; None: at random.
     """
     inputs, answers = jnp.asarray(examples.inputs), jnp.asarray(examples.answers)
     definition, params, stats = fresh(build, seeds)
-    generators = [np.random.default_rng(seed) for seed in seeds]
-    batches = np.stack(
-        [rng.choice(rng.permutation(len(inputs))[:num_examples], (steps, batch)) for rng in generators]
-    )
+
+    def at_random(rng: np.random.Generator, shape: tuple[int, int]) -> Int[np.ndarray, "steps B"]:
+        return rng.choice(rng.permutation(len(inputs))[:num_examples], shape)
+
+    chosen_by = draw or at_random
+    batches = np.stack([chosen_by(np.random.default_rng(seed), (steps, batch)) for seed in seeds])
     return Trained(definition, *_trained(definition, params, stats, inputs, answers, batches, rate))
 
 
