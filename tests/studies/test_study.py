@@ -153,7 +153,7 @@ FOUND = {
     "parallel": (
         "holds under conditions",
         {
-            "generation has no longer chain either (32 tokens against 4)",
+            "generation has no longer chain either (16 tokens against 4)",
             "as all tokens are read at once, more of them take no longer (256 patches against 16, encoder)",
             "with its beams over 4 devices it needs fewer steps",
             "nor do devices with heads of their own",

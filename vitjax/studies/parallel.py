@@ -1,7 +1,7 @@
 """What of a Transformer runs in parallel: over tokens, beams, heads and devices, and what waits for what."""
 
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -115,75 +115,45 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
         ),
     )
 
-    def cells(label: str, name: str, devices: int, chain: int) -> tuple[Cell, ...]:
+    encoder = f"{patches} patches"
+    programs = [  # of the table: label, name, what its chain is
+        *((f"encoder, {side**2} patches", f"encode {side**2}", "encode") for side in sizes.sides),
+        (f"{encoder}, heads split", f"encode heads {DEVICES}", "encode"),
+        (f"{encoder}, patches split", f"encode tokens {DEVICES}", "encode"),
+        (f"{encoder}, {ROWS} images", "encode batch", "encode"),
+        ("the same, images split", f"encode rows {DEVICES}", "encode"),
+        (f"decoder, {length} tokens at once", f"teach {length}", "teach"),
+        (f"decoder, {length} tokens one by one", f"write {length}", "write"),
+        (f"{BEAMS} such sequences one after another", "one after another", "one after another"),
+        (f"{BEAMS} beams in one batch", "search", "search"),
+        (f"{BEAMS} beams, beams split", f"search beams {DEVICES}", "search"),
+        (f"{BEAMS} beams, heads split", f"search heads {DEVICES}", "search"),
+        (f"{ROWS} images, {BEAMS} beams each", "search batch", "search"),
+        ("the same, images split", f"search rows {DEVICES}", "search"),
+    ]
+
+    def cells(label: str, name: str, chain: str) -> tuple[Cell, ...]:
+        spread = any(f" {by} " in name for by in LABELS)
         return (
             label,
-            devices,
-            chain,
+            DEVICES if spread else 1,
+            chains[chain][-1],
             found["work"][name] / 1e6 if name.startswith(("encode", "teach")) else "-",
-            sent[name] / 1e3 if devices > 1 else "-",
+            sent[name] / 1e3 if spread else "-",
             Spread.of(1e3 * value for value in seconds[name]),
-            ratio(name, _alone(name, patches)) if devices > 1 else "-",
+            ratio(name, _alone(name, patches)) if spread else "-",
         )
 
-    table = Table(
-        (
-            "what",
-            "devices",
-            "matrix products one after another",
-            "work of a device (MFLOP)",
-            "to each device (kB; beams: a step)",
-            "time (ms)",
-            "of one device's time (times)",
-        ),
-        (
-            *(
-                cells(f"encoder, {side**2} patches", f"encode {side**2}", 1, chains["encode"][place])
-                for place, side in enumerate(sizes.sides)
-            ),
-            *(
-                cells(
-                    f"{patches} patches, {LABELS[by]} split",
-                    f"encode {by} {DEVICES}",
-                    DEVICES,
-                    chains["encode"][0],
-                )
-                for by in ("heads", "tokens")
-            ),
-            cells(f"{patches} patches, {ROWS} images", "encode batch", 1, chains["encode"][0]),
-            cells("the same, images split", f"encode rows {DEVICES}", DEVICES, chains["encode"][0]),
-            cells(f"decoder, {length} tokens at once", f"teach {length}", 1, chains["teach"][-1]),
-            cells(f"decoder, {length} tokens one by one", f"write {length}", 1, chains["write"][-1]),
-            (
-                f"{BEAMS} such sequences one after another",
-                1,
-                BEAMS * chains["write"][-1],
-                "-",
-                "-",
-                Spread.of(1e3 * value for value in seconds["one after another"]),
-                "-",
-            ),
-            cells(f"{BEAMS} beams in one batch", "search", 1, chains["search"][-1]),
-            *(
-                cells(
-                    f"{BEAMS} beams, {LABELS[by]} split",
-                    f"search {by} {DEVICES}",
-                    DEVICES,
-                    chains["search"][-1],
-                )
-                for by in sizes.splits
-                if by != "rows"
-            ),
-            *(
-                cells(label, name, devices, chains["search"][-1])
-                for label, name, devices in (
-                    (f"{ROWS} images, {BEAMS} beams each", "search batch", 1),
-                    ("the same, images split", f"search rows {DEVICES}", DEVICES),
-                )
-                if name in seconds
-            ),
-        ),
+    columns = (
+        "what",
+        "devices",
+        "matrix products one after another",
+        "work of a device (MFLOP)",
+        "to each device (kB; beams: a step)",
+        "time (ms)",
+        "of one device's time (times)",
     )
+    table = Table(columns, tuple(cells(*program) for program in programs if program[1] in seconds))
 
     def draw(figure: Figure) -> None:
         timeline, time, devices = figure.subplots(1, 3, width_ratios=(1.75, 1, 1.1))
@@ -250,58 +220,47 @@ def _alone(name: str, patches: int) -> str:
     return f"encode {patches}" if what == "encode" else "search"
 
 
-class Lane(NamedTuple):
-    """One device's part of the timeline: what it does first, then steps of one length for each sequence."""
-
-    label: str
-    encoder: float  # ms
-    waits: float  # ms, for another device's encoder
-    step: float  # ms
-    steps: int
-    sequences: int = 1
-
-
 def _timeline(axes: Any, sizes: Sizes, seconds: dict[str, list[float]]) -> None:
     """One lane a device; time runs to the right."""
     mean = {name: 1e3 * sum(values) / len(values) for name, values in seconds.items()}
-    encoder, steps = mean[f"encode {sizes.side**2}"], sizes.length
-    beams, rows = (f"search {by} {DEVICES}" for by in ("beams", "rows"))
-    lanes = [
-        Lane("training: all tokens at once", encoder, 0.0, mean[f"teach {steps}"], 1),
-        Lane("greedy: token by token", encoder, 0.0, mean[f"write {steps}"] / steps, steps),
-        Lane(f"{BEAMS} beams, one batch", encoder, 0.0, mean["search"] / steps, steps),
-        Lane(
+    encoder, length = mean[f"encode {sizes.side**2}"], sizes.length
+    lanes = [  # label, start and time of the encoder, time and number of the decoder's steps
+        ("training: all tokens at once", 0.0, encoder, mean[f"teach {length}"], 1),
+        ("greedy: token by token", 0.0, encoder, mean[f"write {length}"] / length, length),
+        (f"{BEAMS} beams, one batch", 0.0, encoder, mean["search"] / length, length),
+        (
             f"{BEAMS} of them one by one",
-            encoder,
             0.0,
-            mean["one after another"] / steps / BEAMS,
-            steps,
-            BEAMS,
+            encoder,
+            mean["one after another"] / length / BEAMS,
+            length * BEAMS,
         ),
     ]
     for device in range(DEVICES):
-        lead = (encoder, 0.0) if device == 0 else (0.0, encoder)
-        lanes.append(Lane(f"beams, device {device + 1}", *lead, mean[beams] / steps, steps))
-    for device in range(DEVICES if rows in mean else 0):
-        lead = (mean[f"encode rows {DEVICES}"], 0.0)
-        lanes.append(Lane(f"image and beams, device {device + 1}", *lead, mean[rows] / steps, steps))
-    for place, lane in enumerate(lanes):
-        axes.barh(place, lane.encoder, color="#b8c4ce", label="encoder" if place == 0 else None)
-        first = lane.encoder + lane.waits
-        for step in range(lane.steps * lane.sequences):
+        waits = (0.0, encoder) if device == 0 else (encoder, 0.0)
+        step = mean[f"search beams {DEVICES}"] / length
+        lanes.append((f"beams, device {device + 1}", *waits, step, length))
+    for device in range(DEVICES if f"search rows {DEVICES}" in mean else 0):
+        step = mean[f"search rows {DEVICES}"] / length
+        lanes.append(
+            (f"image and beams, device {device + 1}", 0.0, mean[f"encode rows {DEVICES}"], step, length)
+        )
+    for place, (_, start, first, step, count) in enumerate(lanes):
+        axes.barh(place, first, left=start, color="#b8c4ce", label=None if place else "encoder")
+        for at in range(count):
             axes.barh(
                 place,
-                lane.step,
-                left=first + step * lane.step,
-                color=(COLORS[5], COLORS[3])[step // lane.steps % 2],
-                alpha=(1.0, 0.55)[step % 2],
+                step,
+                left=start + first + at * step,
+                color=(COLORS[5], COLORS[3])[at // length % 2],
+                alpha=(1.0, 0.55)[at % 2],
                 lw=0,
-                label="decoder, a step each" if place == step == 0 else None,
+                label=None if place or at else "decoder, a step each",
             )
     axes.set(
         yticks=range(len(lanes)), xlabel="time (ms)", ylabel="what runs (one lane a device)", title="timeline"
     )
-    axes.set_yticklabels([lane.label for lane in lanes], fontsize=6.5)
+    axes.set_yticklabels([label for label, *_ in lanes], fontsize=6.5)
     axes.invert_yaxis()
     axes.legend(fontsize=6.5, loc="upper right")
 

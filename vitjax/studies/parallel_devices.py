@@ -1,7 +1,4 @@
-"""What the study `parallel` measures, in a process that has four devices: real ones, or four of the CPU's.
-
-`python -m vitjax.studies.parallel_devices full 0 1 2` prints it as JSON for a size and seeds.
-"""
+"""What the study `parallel` measures, in a process that has four devices: real ones, or parts of a CPU."""
 
 import contextlib
 import json
@@ -40,7 +37,7 @@ from vitjax.nn.functional import Tree, abstract, merge, split
 from vitjax.parallel.mesh import MeshConfig, make_mesh
 from vitjax.studies.study import Size
 
-DEVICES, ROWS, BEAMS, HEADS, PATCH = 4, 4, 4, 4, 4
+DEVICES, ROWS, BEAMS, HEADS, PATCH = 4, 4, 8, 4, 4
 SHORT = 4  # tokens of the text that longer ones are compared with
 AXES = {"rows": "data", "tokens": "data", "heads": "tensor", "beams": "beam"}  # of the mesh
 
@@ -78,10 +75,16 @@ class Sizes:
 
 
 SIZES: dict[Size, Sizes] = {
-    "reduced": Sizes(32, 1, 100, (4, 16), (32,), (4,), ("beams",), 3),
-    "full": Sizes(256, 4, 1000, (4, 8, 16), (8, 16, 32), (2, 4), ("rows", "heads", "beams"), 5),
+    "reduced": Sizes(32, 1, 100, (4, 16), (16,), (4,), ("beams",), 3),
+    "full": Sizes(256, 4, 1000, (4, 8, 16), (4, 8, 16), (2, 4), ("rows", "heads", "beams"), 5),
     "long": Sizes(512, 6, 8000, (4, 8, 16, 32), (8, 16, 32), (2, 4), ("rows", "heads", "beams"), 9),
 }
+
+
+CHILD = """import json, sys
+from vitjax.studies.parallel_devices import measure
+print(json.dumps(measure(sys.argv[1], tuple(map(int, sys.argv[2:])))))
+"""
 
 
 def measured(size: Size, seeds: tuple[int, ...]) -> dict[str, Any]:
@@ -94,7 +97,7 @@ def measured(size: Size, seeds: tuple[int, ...]) -> dict[str, Any]:
         "PYTHONPATH": os.pathsep.join(sys.path),
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}",
     }
-    command = [sys.executable, "-m", "vitjax.studies.parallel_devices", size, *map(str, seeds)]
+    command = [sys.executable, "-c", CHILD, size, *map(str, seeds)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the process with {DEVICES} devices failed: {done.stderr.strip()[-2000:]}")
@@ -125,7 +128,7 @@ def measure(size: Size, seeds: tuple[int, ...]) -> dict[str, Any]:
       {program: [share of tokens equal to those of one device, of each seed]}; `steps` {program: [of each seed]}.
     """
     sizes = SIZES[size]
-    definition, _, _ = abstract(_model(sizes))
+    definition, _, _ = abstract(lambda rngs: _models(sizes)[0].build(rngs=rngs))
     programs = _programs(sizes, definition, seeds)
     texts = {name: program.compiled.as_text() for name, program in programs.items()}
     searches = {name: program for name, program in programs.items() if name.startswith("search")}
@@ -146,19 +149,16 @@ def measure(size: Size, seeds: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def _model(sizes: Sizes) -> Callable[[nnx.Rngs], nnx.Module]:
-    blocks = TransformerConfig(sizes.width, sizes.depth, HEADS, 4 * sizes.width)
-    decoder = DecoderConfig(blocks, sizes.vocabulary, sizes.lengths[-1] + 1, positions="sinusoidal")
-    config = EncoderDecoderConfig(_encoder(sizes), decoder)
-    return lambda rngs: config.build(rngs=rngs)
-
-
-def _encoder(sizes: Sizes) -> VisionTransformerConfig:
-    blocks = TransformerConfig(sizes.width, sizes.depth, HEADS, 4 * sizes.width)
-    pixels = (sizes.side * PATCH,) * 2
-    return VisionTransformerConfig(
-        blocks, pixels, (PATCH, PATCH), channels=1, positions="sinusoidal", pooling="none"
+def _models(sizes: Sizes) -> tuple[EncoderDecoderConfig, ShowAttendTellConfig]:
+    """The Transformer, and an LSTM that reads the same encoder."""
+    width, vocabulary = sizes.width, sizes.vocabulary
+    blocks = TransformerConfig(width, sizes.depth, HEADS, 4 * width)
+    pixels, patch = (sizes.side * PATCH,) * 2, (PATCH, PATCH)
+    encoder = VisionTransformerConfig(
+        blocks, pixels, patch, channels=1, positions="sinusoidal", pooling="none"
     )
+    decoder = DecoderConfig(blocks, vocabulary, sizes.length + 1, positions="sinusoidal")
+    return EncoderDecoderConfig(encoder, decoder), ShowAttendTellConfig(encoder, vocabulary, *(width,) * 3)
 
 
 def _teach(
@@ -202,7 +202,7 @@ def _mesh(split: str, devices: int) -> Mesh:
 def _programs(sizes: Sizes, definition: Any, seeds: tuple[int, ...]) -> dict[str, Program]:
     """All that is timed, compiled."""
     programs: dict[str, Program] = {}
-    params = {seed: split(_model(sizes)(nnx.Rngs(seed)))[1] for seed in seeds}
+    params = {seed: split(_models(sizes)[0].build(rngs=nnx.Rngs(seed)))[1] for seed in seeds}
     random = {seed: np.random.default_rng(seed) for seed in seeds}
     texts = {seed: random[seed].integers(0, sizes.vocabulary, (1, sizes.length)) for seed in seeds}
     images = {
@@ -260,10 +260,10 @@ def _programs(sizes: Sizes, definition: Any, seeds: tuple[int, ...]) -> dict[str
 
 def _chains(sizes: Sizes, definition: Any) -> dict[str, list[int]]:
     """Matrix products that wait for each other, at each size."""
-    _, params, _ = abstract(_model(sizes))
+    model, recurrent = _models(sizes)
+    _, params, _ = abstract(lambda rngs: model.build(rngs=rngs))
     vectors = jax.ShapeDtypeStruct((1, sizes.side**2, sizes.width), jnp.float32)
     encoded = Encoded(cast(Array, vectors), None)
-    recurrent = ShowAttendTellConfig(_encoder(sizes), sizes.vocabulary, sizes.width, sizes.width, sizes.width)
     lstm, lstm_params, _ = abstract(lambda rngs: recurrent.build(rngs=rngs))
 
     def images(side: int) -> jax.ShapeDtypeStruct:
@@ -286,6 +286,7 @@ def _chains(sizes: Sizes, definition: Any) -> dict[str, list[int]]:
             longest_chain(partial(_teach, lstm), lstm_params, encoded, tokens(length)) for length in ends
         ],
         "write": [written(length, 1) for length in ends],
+        "one after another": [BEAMS * written(sizes.length, 1)],
         "search": [written(sizes.length, BEAMS)],
     }
 
@@ -350,7 +351,3 @@ def _cores(count: int):
         yield
     finally:
         keep_to(allowed)
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure(cast(Size, sys.argv[1]), tuple(map(int, sys.argv[2:])))))
