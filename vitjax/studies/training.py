@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from vitjax.nn.functional import Tree, merge, split, stats_of
+from vitjax.nn.functional import Tree, abstract, merge, split, stats_of
 from vitjax.studies.study import Spread
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], Int[np.ndarray, "steps B"]]
@@ -60,17 +60,11 @@ def train(
       batches: arrays with a leading axis of steps, best drawn with numpy: see `fresh`.
       rate: learning rate, reached over the first tenth of the steps and falling to zero along a cosine.
     """
-    steps = jax.tree.leaves(batches)[0].shape[0]
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 10), steps)
-    optimizer = optax.adam(schedule)
-
-    def loss_and_stats(params: Tree, stats: Tree, batch: Any) -> tuple[Array, Tree]:
-        model = merge(definition, params, stats)
-        return loss_of(model, batch), stats_of(model)
+    optimizer = optax.adam(_schedule(rate, jax.tree.leaves(batches)[0].shape[0]))
 
     def step(carry: tuple[Tree, Tree, Any], batch: Any) -> tuple[tuple[Tree, Tree, Any], Array]:
         params, stats, state = carry
-        (loss, stats), gradients = jax.value_and_grad(loss_and_stats, has_aux=True)(params, stats, batch)
+        loss, stats, gradients = _gradients(definition, params, stats, loss_of, batch)
         updates, state = optimizer.update(gradients, state, params)
         return (optax.apply_updates(params, updates), stats, state), loss
 
@@ -113,11 +107,7 @@ def trained(
     """
     inputs, answers = jnp.asarray(examples.inputs), jnp.asarray(examples.answers)
     definition, params, stats = fresh(build, seeds)
-
-    def at_random(rng: np.random.Generator, shape: tuple[int, int]) -> Int[np.ndarray, "steps B"]:
-        return rng.choice(rng.permutation(len(inputs))[:num_examples], shape)
-
-    chosen_by = draw or at_random
+    chosen_by = draw or _at_random(len(inputs), num_examples)
     batches = np.stack([chosen_by(np.random.default_rng(seed), (steps, batch)) for seed in seeds])
     return Trained(definition, *_trained(definition, params, stats, inputs, answers, batches, rate))
 
@@ -133,8 +123,7 @@ def _trained(
     rate: float,
 ) -> tuple[Tree, Tree, Array]:
     def loss_of(model: Any, chosen: Int[Array, " B"]) -> Array:
-        logits = model(inputs[chosen], train=True)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, answers[chosen]).mean()
+        return _cross_entropy(model, (inputs[chosen], answers[chosen]))
 
     def one(params: Tree, stats: Tree, batches: Int[Array, "steps B"]) -> tuple[Tree, Tree, Array]:
         return train(definition, params, stats, loss_of, batches, rate=rate)
@@ -145,7 +134,94 @@ def _trained(
 @partial(jax.jit, static_argnames="definition")
 def _accuracy(definition: nnx.GraphDef, params: Tree, stats: Tree, inputs: Array, answers: Array) -> Array:
     def one(params: Tree, stats: Tree) -> Array:
-        logits = merge(definition, params, stats)(inputs, train=False)
-        return (logits.argmax(-1) == answers).mean()
+        return _right(merge(definition, params, stats), inputs, answers)
 
     return jax.vmap(one)(params, stats)
+
+
+class Loop:
+    """Trains classifiers of one build, `model(inputs, train=...)`, by a Python loop of one compiled step.
+
+    As `trained` does, one model at a time, and from any start: start, examples and rate are data, so that a second
+    training compiles nothing. It is for many trainings of one build, and for models with convolutions, whose gradient
+    inside `jax.lax.scan` takes some 50 times as long on CPU. Several threads may train at the same time.
+    """
+
+    def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
+        definition = abstract(build)[0]
+        optimizer = optax.inject_hyperparams(optax.adam)(0.0)
+
+        @jax.jit
+        def step(params: Tree, stats: Tree, state: Any, batch: Any, rate: Array) -> tuple[Tree, Tree, Any]:
+            _, stats, gradients = _gradients(definition, params, stats, _cross_entropy, batch)
+            state.hyperparams["learning_rate"] = rate
+            updates, state = optimizer.update(gradients, state, params)
+            return optax.apply_updates(params, updates), stats, state
+
+        @jax.jit
+        def right(params: Tree, stats: Tree, inputs: Array, answers: Array) -> Array:
+            return _right(merge(definition, params, stats), inputs, answers)
+
+        self.definition = definition
+        self._build, self._optimizer = build, optimizer
+        self._step, self._right = step, right
+
+    def fresh(self, seed: int) -> tuple[Tree, Tree]:
+        """Parameters and statistics of a model initialised with a seed, as the function `fresh` does."""
+        return split(self._build(nnx.Rngs(seed)))[1:]
+
+    def trained(
+        self,
+        start: tuple[Tree, Tree],
+        examples: Examples,
+        *,
+        seed: int,
+        steps: int,
+        rate: float,
+        batch: int = 32,
+        num_examples: int | None = None,
+    ) -> tuple[Tree, Tree]:
+        """Parameters and statistics after training from those of `start`, on batches drawn as `trained` draws them."""
+        params, stats = start
+        state = self._optimizer.init(params)
+        rates = np.asarray(_schedule(rate, steps)(np.arange(steps)), np.float32)
+        draw = _at_random(len(examples.inputs), num_examples)
+        for chosen, now in zip(draw(np.random.default_rng(seed), (steps, batch)), rates, strict=True):
+            drawn = examples.inputs[chosen], examples.answers[chosen]
+            params, stats, state = self._step(params, stats, state, drawn, now)
+        return params, stats
+
+    def accuracy(self, model: tuple[Tree, Tree], held_out: Examples) -> float:
+        """Share of right answers, in evaluation mode."""
+        return float(self._right(*model, held_out.inputs, held_out.answers))
+
+
+def _schedule(rate: float, steps: int) -> optax.Schedule:
+    return optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 10), steps)
+
+
+def _gradients(
+    definition: nnx.GraphDef, params: Tree, stats: Tree, loss_of: Callable[[Any, Any], Array], batch: Any
+) -> tuple[Array, Tree, Tree]:
+    """Loss on a batch, the statistics after it, and the gradients."""
+
+    def loss_and_stats(params: Tree) -> tuple[Array, Tree]:
+        model = merge(definition, params, stats)
+        return loss_of(model, batch), stats_of(model)
+
+    (loss, stats_after), gradients = jax.value_and_grad(loss_and_stats, has_aux=True)(params)
+    return loss, stats_after, gradients
+
+
+def _cross_entropy(model: Any, batch: tuple[Array, Array]) -> Array:
+    inputs, answers = batch
+    return optax.softmax_cross_entropy_with_integer_labels(model(inputs, train=True), answers).mean()
+
+
+def _right(model: Any, inputs: Array, answers: Array) -> Array:
+    return (model(inputs, train=False).argmax(-1) == answers).mean()
+
+
+def _at_random(total: int, num_examples: int | None) -> Draw:
+    """Batches from the first examples of an order of all that the generator makes."""
+    return lambda rng, shape: rng.choice(rng.permutation(total)[:num_examples], shape)
