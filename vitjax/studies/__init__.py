@@ -11,6 +11,7 @@ from vitjax.studies import (
     residual,
     scaling,
     separate_query_key,
+    vit_or_cnn,
 )
 
 STUDIES = (
@@ -21,4 +22,5 @@ STUDIES = (
     residual.STUDY,
     masking.STUDY,
     parallel.STUDY,
+    vit_or_cnn.STUDY,
 )
