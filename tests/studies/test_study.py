@@ -133,6 +133,15 @@ FOUND = {
         "holds under conditions",
         {"nor does one of two layers", "without positions a ViT cannot read digits"},
     ),
+    "add-or-concat": (
+        "wrong as usually stated",
+        {
+            "token and position can only be added: concatenating costs accuracy (token before, equal width)",
+            "a model that concatenates is none that adds (against one that adds, its vectors padded with zeros)",
+            "once added, token and place cannot be told apart",
+            "also at equal width (token before)",
+        },
+    ),
     "layernorm-or-batchnorm": (
         "holds under conditions",
         {"with post-norm the gradient vanishes towards the first layer"},

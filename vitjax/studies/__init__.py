@@ -4,6 +4,7 @@ To add one, write a module like `vitjax.studies.residual` and put its `STUDY` in
 """
 
 from vitjax.studies import (
+    add_or_concat,
     layernorm_or_batchnorm,
     masking,
     parallel,
@@ -18,6 +19,7 @@ STUDIES = (
     scaling.STUDY,
     separate_query_key.STUDY,
     positions.STUDY,
+    add_or_concat.STUDY,
     layernorm_or_batchnorm.STUDY,
     residual.STUDY,
     masking.STUDY,
