@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
 from vitjax.analysis.complexity import complexity
@@ -21,7 +21,7 @@ from vitjax.studies.digits import digit_examples
 from vitjax.studies.drawing import COLORS
 from vitjax.studies.sequences import Tagger, before, sequences
 from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.training import Trained, fresh, keys, trained
+from vitjax.studies.training import Examples, Trained, fresh, keys, trained
 
 STEPS = {"reduced": 400, "full": 600, "long": 3000}  # of each task
 WIDTH, VOCABULARY, LENGTH = 32, 64, 12
@@ -40,7 +40,7 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
     """
     reduced = size == "reduced"
     tasks = (TOKENS,) if reduced else (TOKENS, DIGITS)
-    data = {TOKENS: sequences([before(1)], vocabulary=VOCABULARY, length=LENGTH), DIGITS: digit_examples()}
+    data = {task: _examples(task) for task in tasks}
     configs = {task: _configs(task) for task in tasks}
     ways = (ADDED, HALVES) if reduced else tuple(configs[TOKENS])
     models = {
@@ -60,7 +60,7 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
     sizes = {(task, way): _parameters(configs[task][way]) for task in tasks for way in configs[task]}
     work = {(task, way): complexity(configs[task][way]).forward_flops for task, way in sizes}
     before_training, after = _separable(_fresh_tagger(seeds)), _separable(models[TOKENS, ADDED].params)
-    disguise = _disguised(models[TOKENS, HALVES], configs[TOKENS][ADDED], data[TOKENS][1].inputs)
+    disguise = _disguised(models[TOKENS, HALVES], configs[TOKENS][ADDED], jnp.asarray(data[TOKENS][1].inputs))
     most = tasks[-1]
 
     rows: tuple[tuple[Cell, ...], ...] = tuple(
@@ -145,7 +145,9 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
                     x, spread.mean, "D^"[place], color=COLORS[2 + place], label=None if at else when
                 )
         separable.set_xticks(range(3), ["token read\nfrom sum", "place read\nfrom sum", "shared\ndirections"])
-        separable.set(xlabel="added vectors", ylabel="fraction, or times chance", title="token + position")
+        separable.set(
+            xlabel="added vectors", ylabel="measured (fraction, or times chance)", title="token + position"
+        )
         separable.set_ylim(bottom=0)
         separable.legend(loc="center")
 
@@ -176,6 +178,12 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
         "Left: accuracy of models that add, and that concatenate. Right: what a linear map reads from added vectors, "
         "and how much the directions of tokens and positions have in common (1: as random ones).",
     )
+
+
+def _examples(task: str) -> tuple[Examples, Examples]:
+    if task == DIGITS:
+        return digit_examples()
+    return sequences([before(1)], vocabulary=VOCABULARY, length=LENGTH)
 
 
 def _configs(task: str) -> dict[str, Config]:
@@ -230,7 +238,7 @@ def _linear(seeds: tuple[int, ...]) -> Spread:
     return Spread.of(difference(params, draws))
 
 
-def _disguised(halves: Trained, added: Config, tokens: np.ndarray) -> Spread:
+def _disguised(halves: Trained, added: Config, tokens: Int[Array, "B T"]) -> Spread:
     """Difference between the logits of models that concatenate and of models that add the same vectors and zeros."""
     half = WIDTH // 2
     embedding = halves.params["encoder"]["embedding"]
