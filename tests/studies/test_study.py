@@ -129,6 +129,19 @@ FOUND = {
         "holds under conditions",
         {"then the attention is symmetric too, after the softmax"},
     ),
+    "dot-or-additive": (
+        "holds under conditions",
+        {
+            "that is a constant factor, the complexity being alike: from the narrowest to the widest head it grows by"
+        },
+    ),
+    "heads": (
+        "holds under conditions",
+        {
+            "one head sees one token at a time: it names one of 4 and guesses the others",
+            "they do so because they learn together: heads of two models that never met differ less",
+        },
+    ),
     "positions": (
         "holds under conditions",
         {"nor does one of two layers", "without positions a ViT cannot read digits"},
@@ -157,6 +170,15 @@ FOUND = {
             "also if it is added before the division by sqrt(d_k)",
             "also if the masked score is 1000 above the visible ones",
             "a row in which all is masked does not read what is masked",
+        },
+    ),
+    "feed-forward": (
+        "wrong as usually stated",
+        {
+            "it is the smaller part of a ViT-B/16 (parameters)",
+            "so too of the operations at 224 x 224 pixels",
+            "it is in the way of long distances: without it the token 4 before is named better",
+            "little is lost without it: naming the sum of two tokens",
         },
     ),
     "parallel": (

@@ -5,6 +5,9 @@ To add one, write a module like `vitjax.studies.residual` and put its `STUDY` in
 
 from vitjax.studies import (
     add_or_concat,
+    dot_or_additive,
+    feed_forward,
+    heads,
     layernorm_or_batchnorm,
     masking,
     parallel,
@@ -18,11 +21,14 @@ from vitjax.studies import (
 STUDIES = (
     scaling.STUDY,
     separate_query_key.STUDY,
+    dot_or_additive.STUDY,
+    heads.STUDY,
     positions.STUDY,
     add_or_concat.STUDY,
     layernorm_or_batchnorm.STUDY,
     residual.STUDY,
     masking.STUDY,
+    feed_forward.STUDY,
     parallel.STUDY,
     vit_or_cnn.STUDY,
 )
