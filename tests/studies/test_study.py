@@ -201,6 +201,16 @@ FOUND = {
             "50 steps of pretraining on printed digits close the gap at 200 images",
         },
     ),
+    "attention-maps": (
+        "holds under conditions",
+        {
+            "so it is as soon as it reads better than chance",
+            "the last layer's attention alone says as much",
+            "rollout says more than the image itself, without any model, of how much each patch is out of the "
+            "ordinary",
+            "rollout ranks the patches as occlusion does",
+        },
+    ),
 }
 
 

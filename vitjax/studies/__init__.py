@@ -5,6 +5,7 @@ To add one, write a module like `vitjax.studies.residual` and put its `STUDY` in
 
 from vitjax.studies import (
     add_or_concat,
+    attention_maps,
     dot_or_additive,
     feed_forward,
     heads,
@@ -31,4 +32,5 @@ STUDIES = (
     feed_forward.STUDY,
     parallel.STUDY,
     vit_or_cnn.STUDY,
+    attention_maps.STUDY,
 )

@@ -52,6 +52,7 @@ def train(
     batches: Any,
     *,
     rate: float,
+    stages: int | None = None,
 ) -> tuple[Tree, Tree, Float[Array, " steps"]]:
     """Parameters and statistics of one model after training with Adam, and the loss of each step.
 
@@ -59,8 +60,10 @@ def train(
       loss_of: loss of a model on a batch.
       batches: arrays with a leading axis of steps, best drawn with numpy: see `fresh`.
       rate: learning rate, reached over the first tenth of the steps and falling to zero along a cosine.
+      stages: give parameters and statistics after each of so many equal parts of the steps, on a leading axis.
     """
-    optimizer = optax.adam(_schedule(rate, jax.tree.leaves(batches)[0].shape[0]))
+    steps = jax.tree.leaves(batches)[0].shape[0]
+    optimizer = optax.adam(_schedule(rate, steps))
 
     def step(carry: tuple[Tree, Tree, Any], batch: Any) -> tuple[tuple[Tree, Tree, Any], Array]:
         params, stats, state = carry
@@ -68,8 +71,18 @@ def train(
         updates, state = optimizer.update(gradients, state, params)
         return (optax.apply_updates(params, updates), stats, state), loss
 
-    (params, stats, _), losses = jax.lax.scan(step, (params, stats, optimizer.init(params)), batches)
-    return params, stats, losses
+    start = (params, stats, optimizer.init(params))
+    if stages is None:
+        (params, stats, _), losses = jax.lax.scan(step, start, batches)
+        return params, stats, losses
+
+    def stage(carry: tuple[Tree, Tree, Any], batches: Any) -> tuple[tuple[Tree, Tree, Any], tuple]:
+        carry, losses = jax.lax.scan(step, carry, batches)
+        return carry, (*carry[:2], losses)
+
+    parts = jax.tree.map(lambda leaf: leaf.reshape(stages, steps // stages, *leaf.shape[1:]), batches)
+    _, (params, stats, losses) = jax.lax.scan(stage, start, parts)
+    return params, stats, losses.reshape(steps)
 
 
 @dataclass(frozen=True)
