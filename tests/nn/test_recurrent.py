@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.nn.reference import sigmoid
 from tests.nn.trees import gradients_match, normal, parts
 from vitjax.nn import functional
-from vitjax.nn.recurrent import LSTMCell, LSTMState, lstm
+from vitjax.nn.recurrent import LSTMCell, LSTMState, RNNCell, recur
 
 B, T, E, D = 3, 6, 4, 5
 DEFINITION, PARAMS, _ = parts(lambda rngs: LSTMCell(E, D, rngs=rngs))
@@ -17,7 +17,7 @@ DEFINITION, PARAMS, _ = parts(lambda rngs: LSTMCell(E, D, rngs=rngs))
 
 @jax.jit
 def run(params, x, state, mask=None):
-    return lstm(functional.merge(DEFINITION, params), x, state, mask)
+    return recur(functional.merge(DEFINITION, params), x, state, mask)
 
 
 def state(seed=1):
@@ -46,6 +46,28 @@ def test_lstm_is_the_formula_step_by_step():
         np.testing.assert_allclose(got[:, t], hidden, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(last.hidden, hidden, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(last.cell, cell, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gates_shown_are_those_that_act():
+    cell, start, x = functional.merge(DEFINITION, PARAMS), state(), normal(B, E)
+    gates = cell.gates(cell.input(x), start)
+    after = cell(x, start)
+    np.testing.assert_array_equal(gates.forget * start.cell + gates.enter * gates.candidate, after.cell)
+    np.testing.assert_array_equal(gates.leave * jnp.tanh(after.cell), after.hidden)
+
+
+def test_a_plain_cell_is_the_formula_step_by_step():
+    cell = RNNCell(E, D, rngs=nnx.Rngs(0))
+    x, start = normal(B, T, E), cell.initial_state(B)
+    got, last = recur(cell, x, start)
+    kernels = [np.asarray(part.kernel[...], float) for part in (cell.input, cell.hidden)]
+    hidden = np.asarray(start.hidden, float)
+    for t in range(T):
+        hidden = np.tanh(np.asarray(x[:, t], float) @ kernels[0] + hidden @ kernels[1])
+        np.testing.assert_allclose(got[:, t], hidden, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(last.hidden, got[:, -1])
+    np.testing.assert_allclose(kernels[1] @ kernels[1].T, np.eye(D), atol=1e-5)
+    np.testing.assert_allclose(cell(x[:, 0], start).hidden, got[:, 0], rtol=1e-5, atol=1e-6)
 
 
 def test_a_cell_takes_any_batch_shape():
@@ -98,7 +120,7 @@ def test_bfloat16_arithmetic_keeps_the_memory_in_float32():
     cell = functional.merge(
         functional.abstract(lambda rngs: LSTMCell(E, D, dtype="bfloat16", rngs=rngs))[0], PARAMS
     )
-    hidden, last = lstm(cell, normal(B, T, E), cell.initial_state(B))
+    hidden, last = recur(cell, normal(B, T, E), cell.initial_state(B))
     assert hidden.dtype == last.hidden.dtype == jnp.bfloat16 and last.cell.dtype == jnp.float32
     exact, _ = run(PARAMS, normal(B, T, E), LSTMState(jnp.zeros((B, D)), jnp.zeros((B, D))))
     np.testing.assert_allclose(hidden.astype(jnp.float32), exact, atol=0.03)
@@ -110,8 +132,8 @@ def test_graph_mode_changes_nothing(graph):
         cell = LSTMCell(E, D, rngs=nnx.Rngs(0))
         definition, params, stats = functional.split(cell)
         assert stats == {}
-        got = jax.jit(lambda p, x: lstm(functional.merge(definition, p), x, cell.initial_state(B))[0])(
+        got = jax.jit(lambda p, x: recur(functional.merge(definition, p), x, cell.initial_state(B))[0])(
             params, normal(B, T, E)
         )
-    want = lstm(LSTMCell(E, D, rngs=nnx.Rngs(0)), normal(B, T, E), cell.initial_state(B))[0]
+    want = recur(LSTMCell(E, D, rngs=nnx.Rngs(0)), normal(B, T, E), cell.initial_state(B))[0]
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)

@@ -1,6 +1,6 @@
-"""The long short-term memory: a cell with its state outside, and the loop over time."""
+"""Recurrent cells with their state outside: long short-term memory and plain; and the loop over time."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,42 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 
+State = TypeVar("State", bound=tuple)
+
+
+@runtime_checkable
+class Cell(Protocol[State]):
+    """What `recur` runs: a projection of the inputs, and a step from what it gives to the next state.
+
+    The first part of a state is `hidden`, what the cell says.
+    """
+
+    input: nnx.Linear
+
+    def advance(self, gates: Array, state: State) -> State: ...
+
+
 class LSTMState(NamedTuple):
     """`hidden` [..., D]: what the cell says, in the compute dtype; `cell` [..., D]: what it keeps, in float32."""
 
     hidden: Array
     cell: Array
+
+
+class Gates(NamedTuple):
+    """What one step of an LSTM does, each [..., D] in float32 and in (0, 1), `candidate` in (-1, 1).
+
+    Attributes:
+      enter: how much of the candidate enters the memory.
+      forget: how much of the memory stays, in spite of its name.
+      candidate: what may enter.
+      leave: how much of the memory is said.
+    """
+
+    enter: Array
+    forget: Array
+    candidate: Array
+    leave: Array
 
 
 def _orthogonal_gates(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
@@ -50,27 +81,63 @@ class LSTMCell(nnx.Module):
 
     def advance(self, gates: Float[Array, "*B G"], state: LSTMState) -> LSTMState:
         """One step from what the inputs give to the gates, G = 4D: all of it that does not wait for the last step."""
+        enter, forget, candidate, leave = self.gates(gates, state)
+        cell = forget * state.cell + enter * candidate
+        return LSTMState((leave * jnp.tanh(cell)).astype(state.hidden.dtype), cell)
+
+    def gates(self, gates: Float[Array, "*B G"], state: LSTMState) -> Gates:
+        """The gates of the step that `advance` does with these arguments."""
         gates = (gates + self.hidden(state.hidden)).astype(jnp.float32)
         enter, forget, candidate, leave = jnp.split(gates, 4, axis=-1)  # [..., D] each
-        cell = jax.nn.sigmoid(forget) * state.cell + jax.nn.sigmoid(enter) * jnp.tanh(candidate)
-        hidden = jax.nn.sigmoid(leave) * jnp.tanh(cell)
-        return LSTMState(hidden.astype(state.hidden.dtype), cell)
+        return Gates(
+            jax.nn.sigmoid(enter), jax.nn.sigmoid(forget), jnp.tanh(candidate), jax.nn.sigmoid(leave)
+        )
 
     def __call__(self, x: Float[Array, "*B E"], state: LSTMState) -> LSTMState:
         return self.advance(self.input(x), state)
 
 
-def keep_where(mask: Bool[Array, "*B"], new: LSTMState, old: LSTMState) -> LSTMState:
+class RNNState(NamedTuple):
+    """`hidden` [..., D]: what the cell says is all it keeps."""
+
+    hidden: Array
+
+
+class RNNCell(nnx.Module):
+    """A plain recurrent cell (Elman 1990): the next state is tanh(input + U state), U orthogonal at first."""
+
+    def __init__(self, input_width: int, width: int, *, dtype: str = "float32", rngs: nnx.Rngs):
+        common: dict[str, Any] = dict(dtype=jnp.dtype(dtype), param_dtype=jnp.float32, rngs=rngs)
+        self.input = nnx.Linear(input_width, width, **common)
+        self.hidden = nnx.Linear(
+            width, width, use_bias=False, kernel_init=nnx.initializers.orthogonal(), **common
+        )
+        self.width = width
+        self.dtype = dtype
+
+    def initial_state(self, *batch: int) -> RNNState:
+        """Zeros for a batch of any shape."""
+        return RNNState(jnp.zeros((*batch, self.width), self.dtype))
+
+    def advance(self, gates: Float[Array, "*B D"], state: RNNState) -> RNNState:
+        """One step from what the inputs give."""
+        return RNNState(jnp.tanh(gates + self.hidden(state.hidden)))
+
+    def __call__(self, x: Float[Array, "*B E"], state: RNNState) -> RNNState:
+        return self.advance(self.input(x), state)
+
+
+def keep_where(mask: Bool[Array, "*B"], new: State, old: State) -> State:
     """`new` where `mask` is True, else `old`: a padded token leaves no trace."""
     return jax.tree.map(lambda a, b: jnp.where(mask[..., None], a, b), new, old)
 
 
-def lstm(
-    cell: LSTMCell,
+def recur(
+    cell: Cell[State],
     x: Float[Array, "B T E"],
-    state: LSTMState,
+    state: State,
     mask: Bool[Array, "B T"] | None = None,
-) -> tuple[Float[Array, "B T D"], LSTMState]:
+) -> tuple[Float[Array, "B T D"], State]:
     """Run a cell over time: what it says at every step, and its last state.
 
     The inputs are projected for all steps at once; only the hidden projection is in the loop.
@@ -79,13 +146,13 @@ def lstm(
       mask: False at padding, on either side; there the state stays as it was.
     """
 
-    def body(state: LSTMState, step: tuple[Array, Array | None]) -> tuple[LSTMState, Array]:
+    def body(state: State, step: tuple[Array, Array | None]) -> tuple[State, Array]:
         gates, real = step
         new = cell.advance(gates, state)
         if real is not None:
             new = keep_where(real, new, state)
-        return new, new.hidden
+        return new, new[0]
 
-    gates = jnp.swapaxes(cell.input(x), 0, 1)  # [T, B, 4D]
+    gates = jnp.swapaxes(cell.input(x), 0, 1)  # [T, B, G]
     state, hidden = jax.lax.scan(body, state, (gates, None if mask is None else mask.T))
     return jnp.swapaxes(hidden, 0, 1), state
