@@ -8,7 +8,6 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-
 State = TypeVar("State", bound=tuple)
 
 
