@@ -101,10 +101,11 @@ def test_padding_on_either_side_leaves_no_trace(lengths, left):
         np.testing.assert_allclose(last.cell[b], row.cell[0], rtol=1e-5, atol=1e-6)
 
 
-def test_a_new_cell_remembers():
-    params = functional.split(LSTMCell(E, D, rngs=nnx.Rngs(0)))[1]
+@pytest.mark.parametrize("options, forget", [({}, 1.0), ({"forget_bias": 5.0}, 5.0)])
+def test_a_new_cell_remembers(options, forget):
+    params = functional.split(LSTMCell(E, D, rngs=nnx.Rngs(0), **options))[1]
     bias = np.asarray(params["input"]["bias"]).reshape(4, D)
-    np.testing.assert_array_equal(bias, np.repeat([[0.0], [1], [0], [0]], D, axis=1))
+    np.testing.assert_array_equal(bias, np.repeat([[0.0], [forget], [0], [0]], D, axis=1))
     gates = np.split(np.asarray(params["hidden"]["kernel"]), 4, axis=1)
     for gate in gates:
         np.testing.assert_allclose(gate @ gate.T, np.eye(D), atol=1e-5)

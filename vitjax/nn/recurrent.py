@@ -1,5 +1,6 @@
 """Recurrent cells with their state outside: long short-term memory and plain; and the loop over time."""
 
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -53,21 +54,35 @@ def _orthogonal_gates(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> A
     return jnp.concatenate(gates, axis=-1)
 
 
-def _remembering(key: Array, shape: tuple[int], dtype: DTypeLike) -> Array:
-    """Biases of the gates: 1 for the forget gate, so that a new cell remembers, else 0."""
+def _remembering(forget_bias: float, key: Array, shape: tuple[int], dtype: DTypeLike) -> Array:
+    """Biases of the gates: 0 for all but the forget gate."""
     width = shape[0] // 4
-    return jnp.zeros(shape, dtype).at[width : 2 * width].set(1)
+    return jnp.zeros(shape, dtype).at[width : 2 * width].set(forget_bias)
 
 
 class LSTMCell(nnx.Module):
     """An LSTM cell (Hochreiter and Schmidhuber 1997) with forget gate (Gers et al. 2000).
 
     Gates lie in the order input, forget, candidate, output (PyTorch's) along the 4D outputs of `input` and `hidden`.
+
+    Args:
+      forget_bias: start of the forget gate's bias; at 1 a new cell remembers for a few steps (Jozefowicz et al. 2015),
+        at log(T) for about T (Tallec and Ollivier 2018).
     """
 
-    def __init__(self, input_width: int, width: int, *, dtype: str = "float32", rngs: nnx.Rngs):
+    def __init__(
+        self,
+        input_width: int,
+        width: int,
+        *,
+        forget_bias: float = 1.0,
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
         common: dict[str, Any] = dict(dtype=jnp.dtype(dtype), param_dtype=jnp.float32, rngs=rngs)
-        self.input = nnx.Linear(input_width, 4 * width, bias_init=_remembering, **common)
+        self.input = nnx.Linear(
+            input_width, 4 * width, bias_init=partial(_remembering, forget_bias), **common
+        )
         self.hidden = nnx.Linear(width, 4 * width, use_bias=False, kernel_init=_orthogonal_gates, **common)
         self.width = width
         self.dtype = dtype

@@ -1,0 +1,50 @@
+"""Several devices for a study: a process of its own where this one has too few, and a core for each."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+
+def with_devices(count: int, module: str, *arguments: object) -> Any:
+    """What `python -m MODULE ARGUMENTS` prints last, JSON, in a process whose CPU is `count` devices.
+
+    Raises:
+      RuntimeError: it failed; the end of what it said.
+    """
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}",
+    }
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{module} failed over {count} devices: {done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextlib.contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """Keep a CPU's threads to so many of the cores they may use, where the system can: a device is a core then."""
+    if jax.default_backend() != "cpu" or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+
+    def keep_to(cores: set[int]) -> None:
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread), cores)
+
+    keep_to(set(sorted(allowed)[:count]))
+    try:
+        yield
+    finally:
+        keep_to(allowed)

@@ -1,0 +1,132 @@
+"""Training steps of an LSTM and a Transformer on one device and on eight: what waits, what is shared, the time.
+
+`python -m vitjax.studies.transformer_or_lstm_devices full 0 1 2` prints it as JSON for a size and seeds.
+"""
+
+import json
+import statistics
+import sys
+import time
+from functools import partial
+from typing import Any, Literal, NamedTuple, cast
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vitjax.analysis.programs import longest_chain
+from vitjax.nn.functional import Tree, merge, split
+from vitjax.parallel.mesh import MeshConfig, make_mesh
+from vitjax.studies.devices import on_cores, with_devices
+from vitjax.studies.study import Size
+from vitjax.studies.transformer_or_lstm_readers import ReaderConfig, loss_of
+
+DEVICES, ROWS, VOCABULARY = 8, 8, 16
+CORES: tuple[Literal["lstm"], Literal["transformer"]] = ("lstm", "transformer")
+ONE, BATCH, TOKENS = "one device", "batch", "tokens"  # what is spread
+SPLITS = {  # over how many devices, and along which axis of the tokens
+    ONE: (1, PartitionSpec()),
+    BATCH: (DEVICES, PartitionSpec("data")),
+    TOKENS: (DEVICES, PartitionSpec(None, "data")),
+}
+
+
+class Sizes(NamedTuple):
+    """Width and lengths of the readers, and how often each program is timed."""
+
+    width: int
+    lengths: tuple[int, ...]
+    rounds: int
+
+
+SIZES: dict[Size, Sizes] = {
+    "reduced": Sizes(16, (8, 16), 1),
+    "full": Sizes(128, (32, 128, 512), 5),
+    "long": Sizes(256, (32, 128, 512, 2048), 7),
+}
+
+
+class Steps(NamedTuple):
+    """Training steps (gradients of all parameters) of a reader.
+
+    Attributes:
+      parameters: their number.
+      chain: matrix products that wait for each other, at each length.
+      work: operations of one device at each length, by what is spread.
+      seconds: by what is spread, at each length, of each seed.
+    """
+
+    parameters: int
+    chain: list[int]
+    work: dict[str, list[float]]
+    seconds: dict[str, list[list[float]]]
+
+
+def measured(size: Size, seeds: tuple[int, ...]) -> dict[str, Steps]:
+    """Of an LSTM and a Transformer, in this process if it has eight devices, else in one that has."""
+    if jax.device_count() >= DEVICES:
+        found = measure(size, seeds)
+    else:
+        found = with_devices(DEVICES, __name__, size, *seeds)
+    return {core: Steps(*found[core]) for core in CORES}
+
+
+def measure(size: Size, seeds: tuple[int, ...]) -> dict[str, Steps]:
+    """The same, in this process."""
+    sizes = SIZES[size]
+    found: dict[str, Steps] = {}
+    programs: dict[tuple[str, str, int], tuple[Any, list[tuple]]] = {}
+    for core in CORES:
+        config = ReaderConfig(core, VOCABULARY, sizes.width, answers="every")
+        definition, params, _ = split(config.build(rngs=nnx.Rngs(0)))
+        step = jax.jit(partial(_gradients, definition))
+        found[core] = Steps(
+            sum(leaf.size for leaf in jax.tree.leaves(params)),
+            [longest_chain(step, params, *_batch(length, 0)) for length in sizes.lengths],
+            {},
+            {name: [[] for _ in sizes.lengths] for name in SPLITS},
+        )
+        for name, (devices, spec) in SPLITS.items():
+            mesh = make_mesh(MeshConfig(data=devices), jax.devices()[:devices])
+            whole, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, spec)
+            counted = []
+            for length in sizes.lengths:
+                batches = [jax.device_put(_batch(length, seed), spread) for seed in seeds]
+                arguments = [(jax.device_put(params, whole), *batch) for batch in batches]
+                compiled = step.lower(*arguments[0]).compile()
+                counted.append(cast("dict[str, float]", compiled.cost_analysis())["flops"])
+                programs[core, name, length] = compiled, arguments
+            found[core].work[name] = _all_steps(counted, sizes.lengths) if core == "lstm" else counted
+    for place in range(len(seeds)):
+        times: dict[tuple[str, str, int], list[float]] = {key: [] for key in programs}
+        for _ in range(sizes.rounds):
+            for key, (compiled, arguments) in programs.items():
+                with on_cores(SPLITS[key[1]][0]):
+                    jax.block_until_ready(compiled(*arguments[place]))
+                    start = time.perf_counter()
+                    jax.block_until_ready(compiled(*arguments[place]))
+                    times[key].append(time.perf_counter() - start)
+        for (reader, name, length), values in times.items():
+            found[reader].seconds[name][sizes.lengths.index(length)].append(statistics.median(values))
+    return found
+
+
+def _gradients(definition: nnx.GraphDef, params: Tree, tokens: Any, answers: Any) -> Tree:
+    return jax.grad(lambda params: loss_of(merge(definition, params), tokens, answers))(params)
+
+
+def _batch(length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    tokens = np.random.default_rng(seed).integers(0, VOCABULARY, (ROWS, length + 1), dtype=np.int32)
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def _all_steps(counted: list[float], lengths: tuple[int, ...]) -> list[float]:
+    """Operations of a program whose loop over tokens XLA counted once: it found outside * T + loop, of T times each."""
+    outside = (counted[-1] - counted[0]) / (lengths[-1] - lengths[0])
+    loop = counted[0] - outside * lengths[0]
+    return [(outside + loop) * length for length in lengths]
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(cast(Size, sys.argv[1]), tuple(map(int, sys.argv[2:])))))
