@@ -201,6 +201,15 @@ FOUND = {
             "50 steps of pretraining on printed digits close the gap at 200 images",
         },
     ),
+    "transformer-or-lstm": (
+        "holds under conditions",
+        {
+            "so an LSTM's does not vanish",
+            "an LSTM cannot learn to recall a token after 24 others",
+            "with as many parameters a Transformer also computes less",
+            "the first of 8 LSTM layers hardly gets a gradient, residual connections or not",
+        },
+    ),
     "attention-maps": (
         "holds under conditions",
         {

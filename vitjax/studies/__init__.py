@@ -16,6 +16,7 @@ from vitjax.studies import (
     residual,
     scaling,
     separate_query_key,
+    transformer_or_lstm,
     vit_or_cnn,
 )
 
@@ -32,5 +33,6 @@ STUDIES = (
     feed_forward.STUDY,
     parallel.STUDY,
     vit_or_cnn.STUDY,
+    transformer_or_lstm.STUDY,
     attention_maps.STUDY,
 )

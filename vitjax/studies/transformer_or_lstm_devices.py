@@ -33,17 +33,18 @@ SPLITS = {  # over how many devices, and along which axis of the tokens
 
 
 class Sizes(NamedTuple):
-    """Width and lengths of the readers, and how often each program is timed."""
+    """Width and lengths of the readers, what is spread, and how often each program is timed (0: none is)."""
 
     width: int
     lengths: tuple[int, ...]
+    spreads: tuple[str, ...]
     rounds: int
 
 
 SIZES: dict[Size, Sizes] = {
-    "reduced": Sizes(16, (8, 16), 1),
-    "full": Sizes(128, (32, 128, 512), 5),
-    "long": Sizes(256, (32, 128, 512, 2048), 7),
+    "reduced": Sizes(16, (8, 16), (TOKENS,), 0),
+    "full": Sizes(128, (32, 128, 512), (BATCH, TOKENS), 5),
+    "long": Sizes(256, (32, 128, 512, 2048), (BATCH, TOKENS), 7),
 }
 
 
@@ -51,13 +52,11 @@ class Steps(NamedTuple):
     """Training steps (gradients of all parameters) of a reader.
 
     Attributes:
-      parameters: their number.
       chain: matrix products that wait for each other, at each length.
       work: operations of one device at each length, by what is spread.
-      seconds: by what is spread, at each length, of each seed.
+      seconds: by what is spread, at each length, of each seed; {} if none was timed.
     """
 
-    parameters: int
     chain: list[int]
     work: dict[str, list[float]]
     seconds: dict[str, list[list[float]]]
@@ -81,24 +80,23 @@ def measure(size: Size, seeds: tuple[int, ...]) -> dict[str, Steps]:
         config = ReaderConfig(core, VOCABULARY, sizes.width, answers="every")
         definition, params, _ = split(config.build(rngs=nnx.Rngs(0)))
         step = jax.jit(partial(_gradients, definition))
-        found[core] = Steps(
-            sum(leaf.size for leaf in jax.tree.leaves(params)),
-            [longest_chain(step, params, *_batch(length, 0)) for length in sizes.lengths],
-            {},
-            {name: [[] for _ in sizes.lengths] for name in SPLITS},
-        )
-        for name, (devices, spec) in SPLITS.items():
+        chain = [longest_chain(step, params, *_batch(length, 0)) for length in sizes.lengths]
+        found[core] = Steps(chain, {}, {})
+        for name in (ONE, *sizes.spreads):
+            devices, spec = SPLITS[name]
             mesh = make_mesh(MeshConfig(data=devices), jax.devices()[:devices])
             whole, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, spec)
             counted = []
             for length in sizes.lengths:
                 batches = [jax.device_put(_batch(length, seed), spread) for seed in seeds]
                 arguments = [(jax.device_put(params, whole), *batch) for batch in batches]
-                compiled = step.lower(*arguments[0]).compile()
-                counted.append(cast("dict[str, float]", compiled.cost_analysis())["flops"])
-                programs[core, name, length] = compiled, arguments
+                program: Any = step.lower(*arguments[0])
+                if sizes.rounds or name != ONE:  # what each device does is known only then
+                    program = program.compile()
+                    programs[core, name, length] = program, arguments
+                counted.append(program.cost_analysis()["flops"])
             found[core].work[name] = _all_steps(counted, sizes.lengths) if core == "lstm" else counted
-    for place in range(len(seeds)):
+    for place in range(len(seeds)) if sizes.rounds else ():
         times: dict[tuple[str, str, int], list[float]] = {key: [] for key in programs}
         for _ in range(sizes.rounds):
             for key, (compiled, arguments) in programs.items():
@@ -108,7 +106,8 @@ def measure(size: Size, seeds: tuple[int, ...]) -> dict[str, Steps]:
                     jax.block_until_ready(compiled(*arguments[place]))
                     times[key].append(time.perf_counter() - start)
         for (reader, name, length), values in times.items():
-            found[reader].seconds[name][sizes.lengths.index(length)].append(statistics.median(values))
+            seconds = found[reader].seconds.setdefault(name, [[] for _ in sizes.lengths])
+            seconds[sizes.lengths.index(length)].append(statistics.median(values))
     return found
 
 

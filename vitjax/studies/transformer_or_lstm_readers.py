@@ -126,7 +126,7 @@ def loss_of(reader: Any, tokens: Int[Array, "B T"], answers: Int[Array, "*answer
 
 @partial(jax.jit, static_argnums=0)
 @partial(jax.vmap, in_axes=(None, 0, None))
-def by_distance(definition: nnx.GraphDef, params: Tree, tokens: Int[Array, "B T"]) -> Float[Array, "seeds T"]:
+def by_distance(definition: nnx.GraphDef, params: Tree, tokens: Int[Array, "B T"]) -> Float[Array, " T"]:
     """Norm of the gradient of what is said last with respect to the vector of the token k before, k = 0, 1, ..."""
     reader = merge(definition, params)
 
@@ -141,7 +141,7 @@ def by_distance(definition: nnx.GraphDef, params: Tree, tokens: Int[Array, "B T"
 
 @partial(jax.jit, static_argnums=0)
 @partial(jax.vmap, in_axes=(None, 0, None))
-def by_depth(definition: nnx.GraphDef, params: Tree, text: tuple[Array, Array]) -> Float[Array, "seeds L"]:
+def by_depth(definition: nnx.GraphDef, params: Tree, text: tuple[Array, Array]) -> Float[Array, " L"]:
     """Norm of the gradient of the loss with respect to the parameters of each layer."""
     gradient = jax.grad(lambda params: loss_of(merge(definition, params), *text))(params)
     leaves = jax.tree.leaves(gradient["layers"])  # [L, ...] each
@@ -234,6 +234,6 @@ def transcribing(found: Strings) -> Examples:
 @partial(jax.vmap, in_axes=(None, 0, None, None))
 def read_right(
     definition: nnx.GraphDef, params: Tree, given: Float[Array, "N given"], digits: Int[Array, "N T"]
-) -> Float[Array, " seeds"]:
+) -> Float[Array, ""]:
     """Share of strings in which all digits are right: exactly those that greedy decoding gets right."""
     return (merge(definition, params)(given, train=False).argmax(-1) == digits).all(-1).mean()
