@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from vitjax.nn.blocks import BlockOutput, EncoderBlock, TransformerConfig
-from vitjax.nn.stack import layers, rematerialized
+from vitjax.nn.stack import rematerialized
 
 
 def merged_per_layer(patches: int, merged_tokens: int, depth: int) -> list[int]:
@@ -158,7 +158,10 @@ def run_merging_blocks(
 
     groups, stats, weights = Groups.single(x), [], []
     counts = merged_per_layer(x.shape[1] - prefix, merged_tokens, depth)
-    for layer, (count, block) in enumerate(zip(counts, layers(blocks, depth), strict=True)):
+    for layer, count in enumerate(counts):
+        # a layer's parameters are taken when its turn comes: known beforehand, XLA would copy those of all at once
+        x, turn = jax.lax.optimization_barrier((x, jnp.int32(layer)))
+        block = jax.tree.map(partial(jax.lax.dynamic_index_in_dim, index=turn, keepdims=False), blocks)
         run = rematerialized(partial(body, count), config, in_loop=False)
         nudge = None if nudges is None else nudges[layer]
         x, groups, block_stats, block_weights = run(block, x, groups, keys[layer], drop_rates[layer], nudge)
