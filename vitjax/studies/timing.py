@@ -1,0 +1,45 @@
+"""Times that can be compared: programs that take turns, and the median of their turns."""
+
+import statistics
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
+
+import jax
+
+from vitjax.studies.study import Spread
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def seconds(
+    programs: Mapping[Key, Callable[[], Any]], repeats: int, *, rounds: int = 5, least: float = 2e-3
+) -> dict[Key, Spread]:
+    """Seconds of each program, as many medians as `repeats`, each over `rounds` in which all take turns.
+
+    So whatever else the machine does falls on all of them. The first call, which may compile, is not counted.
+
+    Args:
+      least: seconds that a turn lasts: faster programs run several times in a turn.
+    """
+    calls = {}
+    for key, run in programs.items():
+        jax.block_until_ready(run())
+        calls[key] = max(1, round(least / _timed(run, 1)))
+    found: dict[Key, list[float]] = {key: [] for key in programs}
+    for _ in range(repeats):
+        turns: dict[Key, list[float]] = {key: [] for key in programs}
+        for _ in range(rounds):
+            for key, run in programs.items():
+                turns[key].append(_timed(run, calls[key]))
+        for key, values in turns.items():
+            found[key].append(statistics.median(values))
+    return {key: Spread.of(values) for key, values in found.items()}
+
+
+def _timed(run: Callable[[], Any], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        out = run()
+    jax.block_until_ready(out)
+    return (time.perf_counter() - start) / calls
