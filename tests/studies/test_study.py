@@ -191,6 +191,16 @@ FOUND = {
             "nor do devices with patches of their own",
         },
     ),
+    "complexity": (
+        "holds under conditions",
+        {
+            "it does so with few (exponent from N = 32 to 128)",
+            "the quadratic part is most of a layer of ViT-B/16 at 224 pixels",
+            "it must: also if it is computed for 32 queries at a time",
+            "without half of its heads a Transformer costs half",
+            "so does taking out half of the heads",
+        },
+    ),
     "vit-or-cnn": (
         "holds under conditions",
         {

@@ -6,6 +6,7 @@ To add one, write a module like `vitjax.studies.residual` and put its `STUDY` in
 from vitjax.studies import (
     add_or_concat,
     attention_maps,
+    complexity,
     dot_or_additive,
     feed_forward,
     heads,
@@ -32,6 +33,7 @@ STUDIES = (
     masking.STUDY,
     feed_forward.STUDY,
     parallel.STUDY,
+    complexity.STUDY,
     vit_or_cnn.STUDY,
     transformer_or_lstm.STUDY,
     attention_maps.STUDY,

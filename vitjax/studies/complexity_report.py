@@ -105,7 +105,7 @@ def finding(m: Measured) -> str:
         f"{m.memory.in_chunks[-1] / m.memory.at_once[-1]:.1%} of the memory, and that grows linearly; fused kernels "
         "do the same. In training every layer keeps its weights, unless layers are recomputed "
         f"({m.memory.recomputed[-1] / m.memory.training[-1]:.0%} of the memory for {DEPTH} layers). Pruning saves "
-        f"the share of a term, not of what is taken out. ViT-S/16: {costs}. The small ViT that has learned digits loses "
+        f"the share of a term, not of what is taken out. ViT-S/16: {costs}. A small ViT trained on digits loses "
         f"{losses}, pruned as in the table{tuned and f'; after a little more training {tuned}'}. It has few heads, and "
         "needs them; that many of the 16 heads of a large model can go (Michel et al.) is not contradicted."
     )
