@@ -198,13 +198,13 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
         f"another and {length} take {chains['write'][-1]}, on any hardware; in time, {length} one by one took "
         f"{ratio(f'write {length}', f'teach {length}').mean:.2g} times as long as at once. Nor is what is parallel "
         f"free: {most} patches took {longer.mean:.2g} times as long as {fewest}. {BEAMS} beams in one batch need as "
-        f"many steps as one, and here {ratio('search', 'one after another').mean:.2g} times the time of one after "
-        "another; it is less the more of the hardware one sequence leaves idle. Beam search spreads over devices and "
+        "many steps as one; what that saves depends on how much one sequence leaves idle: here they took "
+        f"{ratio('search', 'one after another').mean:.2g} times as long as one after another. Over devices beam search "
         "finds the same tokens, but in exactly as many steps, with an exchange in each. Only devices with images of "
-        "their own need none: heads are added up, and every patch needs the keys and values of all others, "
-        f"{sent[f'encode tokens {DEVICES}'] / 1e3:,.0f} kB to each device in one pass. Over {DEVICES} devices the "
+        "their own need none: what heads find is added up, and every patch needs the keys and values of all others "
+        f"({sent[f'encode tokens {DEVICES}'] / 1e3:,.0f} kB to each device in one pass). Over {DEVICES} devices the "
         f"encoder took {over['encode rows']} times the time of one with its images split, {over['encode heads']} with "
-        f"its heads, {over['encode tokens']} with its patches, and the search {over['search beams']} with its beams.",
+        f"its heads and {over['encode tokens']} with its patches, the search {over['search beams']} with its beams.",
         draw,
         f"Left: writing {length} tokens, to the measured durations (those of a search divided evenly among its steps; "
         f"over {DEVICES} devices: the {BEAMS} beams of one image, and {ROWS} images with {BEAMS} beams each). Right: "
@@ -225,8 +225,8 @@ def _timeline(axes: Any, sizes: Sizes, seconds: dict[str, list[float]]) -> None:
     mean = {name: 1e3 * sum(values) / len(values) for name, values in seconds.items()}
     encoder, length = mean[f"encode {sizes.side**2}"], sizes.length
     lanes = [  # label, start and time of the encoder, time and number of the decoder's steps
-        ("training: all tokens at once", 0.0, encoder, mean[f"teach {length}"], 1),
-        ("greedy: token by token", 0.0, encoder, mean[f"write {length}"] / length, length),
+        ("training: at once (forward)", 0.0, encoder, mean[f"teach {length}"], 1),
+        ("greedy: one by one", 0.0, encoder, mean[f"write {length}"] / length, length),
         (f"{BEAMS} beams, one batch", 0.0, encoder, mean["search"] / length, length),
         (
             f"{BEAMS} of them one by one",
