@@ -220,6 +220,10 @@ FOUND = {
             "the first of 8 LSTM layers hardly gets a gradient, residual connections or not",
         },
     ),
+    "beam-width": (
+        "holds under conditions",
+        {"and more of the right ones (a fifth missing)"},
+    ),
     "attention-maps": (
         "holds under conditions",
         {

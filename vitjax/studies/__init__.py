@@ -6,6 +6,7 @@ To add one, write a module like `vitjax.studies.residual` and put its `STUDY` in
 from vitjax.studies import (
     add_or_concat,
     attention_maps,
+    beam_width,
     complexity,
     dot_or_additive,
     feed_forward,
@@ -36,5 +37,6 @@ STUDIES = (
     complexity.STUDY,
     vit_or_cnn.STUDY,
     transformer_or_lstm.STUDY,
+    beam_width.STUDY,
     attention_maps.STUDY,
 )

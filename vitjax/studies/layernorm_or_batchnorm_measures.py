@@ -229,7 +229,7 @@ def _gradients(task: Task, position: Position, depth: int, params: Tree) -> Floa
     definition, kept, _ = abstract(partial(task.build, transformer("layer", depth, position)))
     encoder = {name: params["encoder"][name] for name in kept["encoder"]}  # post-norm has no norm at the end
     encoder["blocks"] = jax.tree.map(lambda leaf: leaf[:, :depth], encoder["blocks"])
-    inputs, answers = task.examples.inputs[:32], task.examples.answers[:32]
+    inputs, answers = jnp.asarray(task.examples.inputs[:32]), task.examples.answers[:32]
 
     def loss(params: Tree) -> Array:
         logits = merge(definition, params)(inputs, train=True)
