@@ -160,7 +160,7 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
             ("task", "token and position", "accuracy (fraction)", "parameters", "forward pass (MFLOP)"), rows
         ),
         checks,
-        f"Concatenation works. At equal width, half of the features each, it reaches {others}, with "
+        f"Concatenation works: at equal width, half of the features each, it reaches {others}, with "
         f"{sizes[most, HALVES] / sizes[most, ADDED]:.2f} times the parameters. It has to cost only if the token is to "
         f"keep its width: then all layers are twice as wide, which takes {sizes[most, WHOLE] / sizes[most, ADDED]:.1f} "
         f"times the parameters and {work[most, WHOLE] / work[most, ADDED]:.1f} times the operations. The two are not "
@@ -281,8 +281,8 @@ def _separable(params: Tree) -> dict[str, Spread]:
 STUDY = Study(
     name="add-or-concat",
     claim=(
-        "Position and token vectors can only be added: concatenating them does not work, or costs a wider model, yet "
-        "adding mixes up the two."
+        "Token and position can only be added, not concatenated: that would need a wider model. Once added, the two "
+        "can no longer be told apart."
     ),
     method=(
         f"Two tasks: a ViT reads handwritten digits of 8 x 8 pixels, and a text encoder names at each of {LENGTH} "

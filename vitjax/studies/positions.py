@@ -107,20 +107,19 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
             axes.minorticks_off()
         for axes in (by_count, by_length, larger):
             axes.set(ylabel="accuracy (fraction)", ylim=(0, 1.1))
-        larger.set_ylim(0, 1.5)
+        larger.set(ylim=(0, 1.5), yticks=by_count.get_yticks()[:6])
         by_count.legend(loc="lower right")
         larger.legend(loc="upper right")
 
     return Result(
         Table(("what", *kinds), tuple(rows)),
         checks,
-        "An encoder without positions cannot tell one order of its tokens from another: shuffle them and the same "
-        f"vectors come out shuffled, to {order['none'].high:.0e} deviations, which is rounding. A causal decoder is "
-        "another matter. Its mask says how many tokens each token may see, so from the second layer on the order is "
-        "known without any positions: shuffling the past changes what the last token says by "
-        f"{causal[2].mean:.1g} deviations with two layers, and by nothing with one. A bag is not nothing either: a ViT "
-        f"without positions reads {blind.mean:.0%} of held-out digits, for within a patch it knows each pixel's place."
-        + ("" if reduced else _compared_in_words(images, tags)),
+        "Without positions an encoder cannot tell one order of its tokens from another: shuffled tokens give the "
+        f"same vectors, shuffled, up to rounding ({order['none'].high:.0e} deviations). A causal decoder can from its "
+        "second layer on, for its mask tells each token how many stand before it: shuffling the past changes what the "
+        f"last token says by {causal[2].mean:.1g} deviations with two layers, and by nothing with one. A ViT without "
+        f"positions still reads {blind.mean:.0%} of held-out digits, for it knows each pixel's place within a patch"
+        + ("." if reduced else _compared_in_words(images, tags)),
         draw,
         "Accuracy by training-set size; by length, of models trained on the shortest; and on larger images than "
         f"trained: digits on a canvas, or enlarged, both {SIZES[0]} pixels a side. Below all: guessing has "
@@ -190,12 +189,10 @@ def _compared(images: Images, tags: Tags) -> tuple[Check, ...]:
 
 
 def _compared_in_words(images: Images, tags: Tags) -> str:
-    few, *_, most = sorted(images["none"].by_count)
-    _, double, longest = LENGTHS
-    pixels = SIZES[0]
+    most, (_, double, longest), pixels = max(images["none"].by_count), LENGTHS, SIZES[0]
 
-    def read(kind: PositionKind, count: int = most) -> str:
-        return f"{images[kind].by_count[count].mean:.0%}"
+    def read(kind: PositionKind) -> str:
+        return f"{images[kind].by_count[most].mean:.0%}"
 
     def enlarged(kind: PositionKind) -> str:
         return f"{images[kind].enlarged[pixels].mean:.0%}"
@@ -207,19 +204,17 @@ def _compared_in_words(images: Images, tags: Tags) -> str:
         return f"{tags[kind][length].mean:.0%}"
 
     return (
-        f" With positions it reads {read('sinusoidal')} (sinusoidal), {read('learned')} (learned), "
-        f"{read('relative')} (relative) and {read('rotary')} (rotary) after equally many steps; after learning from "
-        f"{few} digits only, {read('none', few)} without and {read('sinusoidal', few)}, {read('learned', few)}, "
-        f"{read('relative', few)} and {read('rotary', few)} with them. Sinusoids do not carry over to longer "
-        f"sequences: at {double} tokens {tagged('sinusoidal', double)} of the answers are right; with learned "
-        f"positions, whose new places were never trained, it is {tagged('learned', double)}, little more than the old "
-        f"places alone give. Relative ({tagged('relative', double)}) and rotary ones ({tagged('rotary', double)}) "
-        f"carry further, not without end: {tagged('relative', longest)} and {tagged('rotary', longest)} at {longest}. "
-        f"None carries a ViT to larger images unharmed. Of digits enlarged to {pixels} x {pixels} pixels the learned, "
-        f"interpolated ones read {enlarged('learned')} (sinusoidal {enlarged('sinusoidal')}); with an empty margin "
-        f"instead it is {on_canvas('learned')} (sinusoidal {on_canvas('sinusoidal')}, rotary {on_canvas('rotary')}). "
-        f"Even without positions larger images read worse ({enlarged('none')} and {on_canvas('none')}), for what "
-        "stands in the patches changes too: fine-tune at the new size."
+        f"; with positions it reads {read('sinusoidal')} (sinusoidal), {read('learned')} (learned), "
+        f"{read('relative')} (relative, which need the most steps) and {read('rotary')} (rotary). Sinusoids do not "
+        f"carry over to longer sequences: at twice the length {tagged('sinusoidal', double)} of the answers are right, "
+        f"and {tagged('learned', double)} with learned positions, whose new places were never trained: little more "
+        f"than the old places alone give. Relative ({tagged('relative', double)}) and rotary ones "
+        f"({tagged('rotary', double)}) carry further, not without end ({tagged('relative', longest)} and "
+        f"{tagged('rotary', longest)} at four times the length). None carries a ViT to larger images unharmed. Of "
+        f"digits enlarged to {pixels} x {pixels} pixels it reads {enlarged('learned')} with learned, interpolated "
+        f"positions and {enlarged('sinusoidal')} with sinusoids, of digits on a larger canvas {on_canvas('learned')} "
+        f"and {on_canvas('sinusoidal')}; without any it is {enlarged('none')} and {on_canvas('none')}, for what stands "
+        "in the patches changes too."
     )
 
 
