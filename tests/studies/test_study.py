@@ -166,6 +166,8 @@ FOUND = {
     "masking": (
         "holds under conditions",
         {
+            "the masked self-attention takes its keys and values from the encoder",
+            "there the encoder's output is added to what comes from the decoder",
             "nor if what is changed is no number (NaN)",
             "also if it is added before the division by sqrt(d_k)",
             "also if the masked score is 1000 above the visible ones",

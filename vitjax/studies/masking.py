@@ -1,4 +1,4 @@
-"""The causal mask, tested bit by bit, and adding -1000 instead of excluding: where either lets something through."""
+"""What a decoder's masked self-attention reads, bit by bit, and adding -1000 instead of excluding: where it leaks."""
 
 from functools import partial
 from typing import Any
@@ -18,15 +18,20 @@ from vitjax.studies.drawing import curve
 from vitjax.studies.study import Check, Result, Size, Spread, Study, Table
 
 LENGTHS = {"reduced": 8, "full": 32, "long": 128}
-ROWS = {"reduced": (16, 256), "full": (16, 1024, 65536), "long": (16, 1024, 65536, 1048576)}
+ROWS = {"reduced": (16, 256), "full": (16, 65536), "long": (16, 1024, 65536, 1048576)}
 GAPS = np.arange(880, 1061, 4)
 VOCABULARY = 16
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
 def run(seeds: tuple[int, ...], size: Size) -> Result:
-    """Perturb futures; compare ways to exclude a key."""
+    """Perturb futures and the encoder's output; compare ways to exclude a key."""
     length = LENGTHS[size]
+    sources = [_sources(seed, length) for seed in seeds]
+    from_encoder, from_tokens, cross_from_encoder, cross_from_tokens = (
+        Spread.of(found[pair] for found in sources)
+        for pair in (("self", "encoder"), ("self", "tokens"), ("cross", "encoder"), ("cross", "tokens"))
+    )
     causal = [_perturbed(seed, length, poison=False) for seed in seeds]
     poisoned = [_perturbed(seed, length, poison=True) for seed in seeds]
     control = Spread.of(found["after"] for found in causal)
@@ -34,6 +39,20 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
     spoiled = Spread.of(found["before"] for found in poisoned)
 
     rows: list[tuple] = [
+        (
+            f"{where}-attention, {what} changed: keys and values that differ (first layer)",
+            "-",
+            "float32",
+            share,
+        )
+        for where, what, share in (
+            ("masked self", "encoder's output", from_encoder),
+            ("masked self", "decoder's tokens", from_tokens),
+            ("cross", "encoder's output", cross_from_encoder),
+            ("cross", "decoder's tokens", cross_from_tokens),
+        )
+    ]
+    rows += [
         ("causal decoder, a token changed: logits before it that differ", "excluded", "float32", changed),
         ("the same, logits at it and after it", "excluded", "float32", control),
         (
@@ -59,6 +78,24 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
         rows.append(("masked score above the visible one by so much: first leak at", "-1000", name, first))
 
     checks = (
+        Check(
+            "the masked self-attention takes its keys and values from the encoder",
+            from_encoder,
+            "of them differ with the encoder's output",
+            at_least=0.99,
+        ),
+        Check(
+            "the cross-attention does",
+            cross_from_encoder,
+            "of its keys and values differ with the encoder's output",
+            at_least=0.99,
+        ),
+        Check(
+            "there the encoder's output is added to what comes from the decoder",
+            cross_from_tokens,
+            "of its keys and values differ with the decoder's tokens",
+            at_least=0.99,
+        ),
         Check(
             "no logit before a changed token changes by a bit",
             changed,
@@ -121,6 +158,9 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
     return Result(
         Table(("situation", "mask", "dtype", "measured (fraction; nats in the last rows)"), tuple(rows)),
         checks,
+        "The masked self-attention has nothing to do with the encoder: keys and values are the decoder's own, as are "
+        "the queries; another output of the encoder changes not one bit of them in the first layer. It is the "
+        "cross-attention that takes keys and values from the encoder, and from it alone: nothing is added to them. "
         "The causal mask is exact: change a token, and not one bit of any logit before it changes. One thing does "
         f"get through: a weight of zero times NaN is NaN, so {100 * spoiled.mean:.0f}% of the earlier logits are "
         "spoiled by a NaN in the future; a mask is no protection from bad numbers. Adding -1000 is as good as "
@@ -135,12 +175,48 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
     )
 
 
-def _perturbed(seed: int, length: int, *, poison: bool) -> dict[str, float]:
-    """Share of logits that differ in any bit before, and from, a token that is changed; mean over its places."""
+def _decoder(seed: int, length: int) -> tuple[nnx.GraphDef, dict]:
+    """A fresh decoder of two layers, in parts."""
     transformer = TransformerConfig(width=32, depth=2, num_heads=4, feed_forward_width=64)
     config = DecoderConfig(transformer, VOCABULARY + 1, length)
-    model = TransformerDecoder(config, context_width=32, rngs=nnx.Rngs(seed))
-    definition, params, _ = split(model)
+    return split(TransformerDecoder(config, context_width=32, rngs=nnx.Rngs(seed)))[:2]
+
+
+def _sources(seed: int, length: int) -> dict[tuple[str, str], float]:
+    """Of (which attention, what is changed): share of the first layer's keys and values that differ in any bit."""
+    definition, params = _decoder(seed, length)
+    tokens = jax.random.randint(jax.random.key(seed), (1, length), 0, VOCABULARY)
+    context, other = jax.random.normal(jax.random.key(seed + 1), (2, 1, 4, 32))
+    before = _kept(definition, params, tokens, context)
+    after = {
+        "tokens": _kept(definition, params, (tokens + 1) % VOCABULARY, context),
+        "encoder": _kept(definition, params, tokens, other),
+    }
+    return {
+        (where, what): float((changed[where] != kept).mean())
+        for what, changed in after.items()
+        for where, kept in before.items()
+    }
+
+
+@partial(jax.jit, static_argnums=0)
+def _kept(
+    definition: nnx.GraphDef, params: dict, tokens: Int[Array, "1 T"], context: Float[Array, "1 S D"]
+) -> dict[str, Array]:
+    """The bits of the first layer's keys and values that the decoder keeps, having read the tokens."""
+    model = merge(definition, params)
+    cache = model.prefill(model.init_cache(context, num_beams=1, max_length=tokens.shape[1]), tokens)[1]
+    first = cache.layers[0]
+    pairs = {"self": (first.self_key, first.self_value), "cross": (first.cross_key, first.cross_value)}
+    return {
+        where: jax.lax.bitcast_convert_type(jnp.stack([key.data, value.data]), jnp.uint32)
+        for where, (key, value) in pairs.items()
+    }
+
+
+def _perturbed(seed: int, length: int, *, poison: bool) -> dict[str, float]:
+    """Share of logits that differ in any bit before, and from, a token that is changed; mean over its places."""
+    definition, params = _decoder(seed, length)
     if poison:
         vectors = params["embedding"]["tokens"]["embedding"]
         params["embedding"]["tokens"]["embedding"] = vectors.at[VOCABULARY].set(jnp.nan)
@@ -195,12 +271,14 @@ def _fully_masked(seed: int, keys: int = 16) -> float:
 STUDY = Study(
     name="masking",
     claim=(
-        "The causal mask lets nothing of the future through, and adding a large negative number such as -1000 to the "
-        "scores does the same as excluding them."
+        "In a decoder, masked self-attention takes keys and values from the encoder. Its causal mask lets nothing of "
+        "the future through, and adding a large negative number such as -1000 to the scores does the same as "
+        "excluding them."
     ),
     method=(
-        "A fresh two-layer decoder reads a sequence; then each token in turn is changed, and the bits of all logits "
-        "are compared. The other rows mask keys by adding -1000 to their scores, in the dtype named, and measure "
+        "A fresh two-layer decoder reads a sequence; then all tokens or the encoder's output are changed, and the bits "
+        "of the keys and values in its cache are compared; then each token in turn, and the bits of all logits. The "
+        "other rows mask keys by adding -1000 to their scores, in the dtype named, and measure "
         "what share of the attention the masked keys still get."
     ),
     sources=(
