@@ -219,7 +219,6 @@ FOUND = {
             "so an LSTM's does not vanish",
             "an LSTM cannot learn to recall a token after 24 others",
             "with as many parameters a Transformer also computes less",
-            "the first of 8 LSTM layers hardly gets a gradient, residual connections or not",
         },
     ),
     "beam-width": (

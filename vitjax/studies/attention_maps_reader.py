@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from vitjax.analysis.attention_maps import cross_attention_maps
 from vitjax.decoding.config import GenerationConfig
@@ -18,43 +18,13 @@ from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree
 from vitjax.studies.digits import digit_examples
-from vitjax.studies.training import Examples, fresh, train
+from vitjax.studies.strings import BEGIN, BLACK, DIGITS, PATCH, SIDE, WIDTH, Strings, strings
+from vitjax.studies.training import fresh, train
 
-DIGITS, SIDE, FREE, PATCH = (
-    3,
-    8,
-    8,
-    2,
-)  # digits a string, then pixels: of a digit, left over, of a patch's width
-WIDTH = DIGITS * SIDE + FREE
 CHANCE = SIDE / WIDTH  # share of the image that a digit's box covers
 OFFSETS = range(-SIDE, 2 * SIDE)  # pixels from the left edge of a digit's box
 HELD_OUT = 512
-BLACK = -1.0
-BEGIN = 10  # the token before the first digit
 BATCH, RATE = 32, 4e-3
-
-
-@dataclass(frozen=True)
-class Strings:
-    """Images of strings, the digits in them, and which columns belong to the box of each."""
-
-    images: Float[np.ndarray, "N 8 W 1"]
-    digits: Int[np.ndarray, "N T"]
-    boxes: Bool[np.ndarray, "N T W"]
-
-
-def strings(examples: Examples, count: int, rng: np.random.Generator) -> Strings:
-    """Random digits side by side, with what is left of the width in random gaps."""
-    chosen = rng.integers(0, len(examples.answers), (count, DIGITS))
-    left = np.sort(rng.integers(0, FREE + 1, (count, DIGITS)), axis=1) + SIDE * np.arange(DIGITS)
-    column = np.arange(WIDTH) - left[..., None]
-    boxes = (column >= 0) & (column < SIDE)  # [N, T, W]
-    images = np.full((count, SIDE, WIDTH, 1), BLACK, np.float32)
-    for place in range(DIGITS):
-        row, at = np.nonzero(boxes[:, place])
-        images[row, :, at] = examples.inputs[chosen[row, place], :, column[row, place, at]]
-    return Strings(images, examples.answers[chosen], boxes)
 
 
 @dataclass(frozen=True)

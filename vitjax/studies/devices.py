@@ -5,14 +5,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
+CHILD = """import json, sys
+from {module} import {name}
+print(json.dumps({name}(*json.loads(sys.argv[1]))))
+"""
 
-def with_devices(count: int, module: str, *arguments: object) -> Any:
-    """What `python -m MODULE ARGUMENTS` prints last, JSON, in a process whose CPU is `count` devices.
+
+def with_devices(count: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of a module returns in a process of its own, whose CPU is `count` devices; all of it JSON.
 
     Raises:
       RuntimeError: it failed; the end of what it said.
@@ -23,10 +28,13 @@ def with_devices(count: int, module: str, *arguments: object) -> Any:
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}",
     }
-    command = [sys.executable, "-m", module, *map(str, arguments)]
+    child = CHILD.format(module=function.__module__, name=function.__name__)
+    command = [sys.executable, "-c", child, json.dumps(arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{module} failed over {count} devices: {done.stderr.strip()[-2000:]}")
+        raise RuntimeError(
+            f"{function.__module__} failed over {count} devices: {done.stderr.strip()[-2000:]}"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 

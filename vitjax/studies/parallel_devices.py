@@ -1,11 +1,6 @@
 """What the study `parallel` measures, in a process that has four devices: real ones, or parts of a CPU."""
 
-import contextlib
-import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +30,7 @@ from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree, abstract, merge, split
 from vitjax.parallel.mesh import MeshConfig, make_mesh
+from vitjax.studies.devices import on_cores, with_devices
 from vitjax.studies.study import Size
 
 DEVICES, ROWS, BEAMS, HEADS, PATCH = 4, 4, 8, 4, 4
@@ -81,27 +77,11 @@ SIZES: dict[Size, Sizes] = {
 }
 
 
-CHILD = """import json, sys
-from vitjax.studies.parallel_devices import measure
-print(json.dumps(measure(sys.argv[1], tuple(map(int, sys.argv[2:])))))
-"""
-
-
 def measured(size: Size, seeds: tuple[int, ...]) -> dict[str, Any]:
     """What `measure` returns, of this process's devices if they are four real ones, else of a process with four."""
     if jax.default_backend() != "cpu" and jax.device_count() >= DEVICES:
         return measure(size, seeds)
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}",
-    }
-    command = [sys.executable, "-c", CHILD, size, *map(str, seeds)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"the process with {DEVICES} devices failed: {done.stderr.strip()[-2000:]}")
-    return cast("dict[str, Any]", json.loads(done.stdout.splitlines()[-1]))
+    return cast("dict[str, Any]", with_devices(DEVICES, measure, size, seeds))
 
 
 class Program(NamedTuple):
@@ -314,7 +294,7 @@ def _seconds(programs: dict[str, Program], sizes: Sizes, seeds: tuple[int, ...])
     """Median time of each program for each seed, all in turn; `one after another` is `write` for each beam."""
 
     def seconds(program: Program, seed: int, times: int = 1) -> float:
-        with _cores(program.devices):
+        with on_cores(program.devices):
             jax.block_until_ready(program(seed))
             start = time.perf_counter()
             for _ in range(times):
@@ -331,23 +311,3 @@ def _seconds(programs: dict[str, Program], sizes: Sizes, seeds: tuple[int, ...])
         for name, values in times.items():
             found[name].append(statistics.median(values))
     return found
-
-
-@contextlib.contextmanager
-def _cores(count: int):
-    """Keep a CPU's threads to so many of the cores they may use, where the system can: a device is a core then."""
-    if jax.default_backend() != "cpu" or not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    allowed = os.sched_getaffinity(0)
-
-    def keep_to(cores: set[int]) -> None:
-        for thread in os.listdir("/proc/self/task"):
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(int(thread), cores)
-
-    keep_to(set(sorted(allowed)[:count]))
-    try:
-        yield
-    finally:
-        keep_to(allowed)

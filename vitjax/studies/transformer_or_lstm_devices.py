@@ -1,14 +1,9 @@
-"""Training steps of an LSTM and a Transformer on one device and on eight: what waits, what is shared, the time.
+"""Training steps of an LSTM and a Transformer on one device and on eight: what waits, what is shared, the time."""
 
-`python -m vitjax.studies.transformer_or_lstm_devices full 0 1 2` prints it as JSON for a size and seeds.
-"""
-
-import json
 import statistics
-import sys
 import time
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -67,7 +62,7 @@ def measured(size: Size, seeds: tuple[int, ...]) -> dict[str, Steps]:
     if jax.device_count() >= DEVICES:
         found = measure(size, seeds)
     else:
-        found = with_devices(DEVICES, __name__, size, *seeds)
+        found = with_devices(DEVICES, measure, size, seeds)
     return {core: Steps(*found[core]) for core in CORES}
 
 
@@ -125,7 +120,3 @@ def _all_steps(counted: list[float], lengths: tuple[int, ...]) -> list[float]:
     outside = (counted[-1] - counted[0]) / (lengths[-1] - lengths[0])
     loop = counted[0] - outside * lengths[0]
     return [(outside + loop) * length for length in lengths]
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure(cast(Size, sys.argv[1]), tuple(map(int, sys.argv[2:])))))
