@@ -1,6 +1,7 @@
 """The feed-forward network: its share of parameters, operations and accuracy, its reach, and its activation."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -219,20 +220,16 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
 
 
 def _transformer(name: str, width: int) -> TransformerConfig:
-    """Two layers; all but those without have as many weights."""
-    base = TransformerConfig(width, 2, 4, 3 * width, activation="relu")
-    match name:
-        case "GELU":
-            return replace(base, activation="gelu")
-        case "SwiGLU":  # three matrices of two thirds
-            return replace(base, activation="swiglu", feed_forward_width=2 * width)
-        case "no feed-forward":
-            return replace(base, feed_forward_width=0)
-        case "more attention instead":  # 4 D * D a layer, where they were (4 + 6) D * D
-            return replace(base, feed_forward_width=0, depth=5)
-        case "ReLU, but even attention":
-            return replace(base, query_key_scale=0.0)
-    return base
+    """Two layers; all but that without feed-forward networks have as many weights."""
+    changes: dict[str, dict[str, Any]] = {
+        RELU: {},
+        GELU: {"activation": "gelu"},
+        SWIGLU: {"activation": "swiglu", "feed_forward_width": 2 * width},  # three matrices for two
+        NONE: {"feed_forward_width": 0},
+        INSTEAD: {"feed_forward_width": 0, "depth": 5},  # of 4 D * D weights; they were two of (4 + 6) D * D
+        EVEN: {"query_key_scale": 0.0},
+    }
+    return replace(TransformerConfig(width, 2, 4, 3 * width, activation="relu"), **changes[name])
 
 
 def _reader(name: str, setting: Setting) -> VisionTransformerConfig:
