@@ -210,7 +210,7 @@ FOUND = {
             "near the border too",
             "so a ResNet is shift-invariant: it reads digits moved by two pixels (half a stride) as well",
             "not even without positions",
-            "50 steps of pretraining on printed digits close the gap at 200 images",
+            "30 steps of pretraining on printed digits close the gap at 200 images",
         },
     ),
     "transformer-or-lstm": (
