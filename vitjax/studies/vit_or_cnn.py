@@ -317,7 +317,8 @@ def _finding(
     finer = f" (at a stride of two: {read(FINE, by=1)} and {read(FINE, by=2)})" if FINE in found else ""
     learners = [name for name in (VIT, HYBRID, RESNET) if name in found]
     taught = [
-        f"the {name} reads {read(name, FEW, before=last)} (before: {read(name, FEW)})" for name in learners
+        f"the {name} reads {read(name, FEW, before=last)} (from scratch: {read(name, FEW)})"
+        for name in learners
     ]
 
     return (
