@@ -288,13 +288,17 @@ def _rows(
         start = f"pretrained {before:,} steps" if before else "from scratch"
         for count in plan.counts if before in (0, plan.pretraining[-1]) else (FEW,):
             accuracies = (model.accuracy.get((before, count, 0), "-") for model in found.values())
-            yield f"{start}, {count:,} digits (read)", *accuracies, "-" if before else linear[count, 0]
+            yield (
+                f"{start}, {count:,} digits (fraction read)",
+                *accuracies,
+                "-" if before else linear[count, 0],
+            )
     last, most = plan.pretraining[-1], plan.counts[-1]
     for by in (1, STRIDE // 2, STRIDE):
         accuracies = (model.accuracy[0, most, by] for model in found.values())
-        yield f"from scratch, moved by {by} px (read)", *accuracies, linear[most, by]
+        yield f"from scratch, moved by {by} px (fraction)", *accuracies, linear[most, by]
     moved = (model.accuracy.get((last, most, STRIDE // 2), "-") for model in found.values())
-    yield f"pretrained {last:,} steps, moved by {STRIDE // 2} px (read)", *moved, "-"
+    yield f"pretrained {last:,} steps, moved by {STRIDE // 2} px (fraction)", *moved, "-"
     yield "features off, moved by a stride (deviations)", *(model.moved for model in found.values()), "-"
     yield "the same far from the border", *(model.inside for model in found.values()), "-"
 
@@ -323,17 +327,17 @@ def _finding(
 
     return (
         f"At equal size the ResNet is ahead of the ViT by {gap(0, FEW).mean:.1f} percentage points with {FEW} real "
-        f"digits and by {gap(0, most).mean:.1f} with {most:,}. That many are enough for the ViT to read "
-        f"{read(VIT)}: huge data it does not need here. Knowing about images is not all that counts either: with {few} "
-        f"digits a linear classifier on the pixels reads {100 * linear[few, 0].mean:.0f}%, the ResNet "
-        f"{read(RESNET, few)}. Nor is the ResNet shift-invariant. Away from the border its features move with the "
-        f"image exactly, but only by whole strides: moved by one pixel it reads {read(RESNET, by=1)}, by two "
-        f"{read(RESNET, by=2)}{finer}, by four, its stride, {read(RESNET, by=4)}. A ViT without positions has the "
-        f"same property for whole patches, near the border too, and reads {read(FREE, by=4)} moved by four; it is "
-        f"learned positions that take it away ({read(VIT, by=4)}). After {last:,} steps of pretraining on printed "
-        f"digits and with {FEW} real ones {', '.join(taught)}: the ResNet is {gap(last, FEW).mean:.1f} points ahead of "
-        f"the ViT. Printed digits off the middle also teach what a shift is: moved by two pixels the pretrained ResNet "
-        f"reads {read(RESNET, before=last, by=2)}, the ViT {read(VIT, before=last, by=2)}."
+        f"digits and by {gap(0, most).mean:.1f} with {most:,}, which are enough for the ViT to read {read(VIT)}: huge "
+        f"data it does not need here. With {few} digits a linear classifier on the pixels reads "
+        f"{100 * linear[few, 0].mean:.0f}%, the ResNet {read(RESNET, few)}, so knowing about images is not all. The "
+        f"ResNet is not shift-invariant: away from the border its features move with the image exactly, but only by "
+        f"whole strides; moved by one pixel it reads {read(RESNET, by=1)}, by two {read(RESNET, by=2)}{finer}, by "
+        f"four, its stride, {read(RESNET, by=4)}. A ViT without positions has the same property for whole patches, "
+        f"near the border too ({read(FREE, by=4)} moved by four); learned positions take it away "
+        f"({read(VIT, by=4)}). After {last:,} steps of pretraining on printed digits and with {FEW} real ones "
+        f"{', '.join(taught)}: the ResNet is {gap(last, FEW).mean:.1f} points ahead of the ViT. Off the middle as they "
+        f"are, printed digits also teach what a shift is: moved by two pixels the pretrained ResNet reads "
+        f"{read(RESNET, before=last, by=2)}, the ViT {read(VIT, before=last, by=2)}."
     )
 
 
