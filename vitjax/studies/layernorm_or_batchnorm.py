@@ -259,8 +259,9 @@ def _finding(
         "LayerNorm makes each token's vector a matter of that token alone. BatchNorm, in training, mixes in the other "
         "sentences, their padding (vitjax's, like most, counts padded places too) and, in a decoder, the tokens to "
         "come, past the causal mask. In evaluation it does none of this, so the same model is two: in batches of "
-        f"{few} sentences {changed[TEXT, few][BATCH].mean:.0%} of its answers change with the mode. A batch of short "
-        f"sentences lies {off['short'].mean / off['any'].mean:.0f} times as far from the running statistics as any."
+        f"{few} sentences {changed[TEXT, few][BATCH].mean:.0%} of its answers change with the mode. The statistics of "
+        f"short sentences lie {off['short'].mean / off['any'].mean:.0f} times as far from the running ones as those of "
+        f"any, of long sentences {off['long'].mean / off['any'].mean:.0f} times."
     ]
     if others:
         sentences += [
@@ -294,7 +295,7 @@ STUDY = Study(
         f"Encoders of width {WIDTH} with two layers are trained with Adam on equally many examples in batches of "
         f"several sizes: on padded sentences of 2 to {LENGTH - 1} words that answer a question, and on handwritten "
         "digits of 8 x 8 pixels. The learning rate grows with the root of the batch size; the base, alike for both "
-        "norms, is about the best of three for either. Then single answers are compared while the rest of their batch "
+        "norms, is the best of those tried for either. Then single answers are compared while the rest of their batch "
         "is exchanged or padded, and models of growing depth by the gradient of each layer."
     ),
     sources=(
