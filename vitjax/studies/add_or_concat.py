@@ -23,11 +23,10 @@ from vitjax.studies.sequences import Tagger, before, sequences
 from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
 from vitjax.studies.training import Examples, Trained, fresh, keys, trained
 
-STEPS = {"reduced": 400, "full": 600, "long": 3000}  # of each task
+STEPS = {"reduced": 200, "full": 600, "long": 3000}  # of each task
 WIDTH, VOCABULARY, LENGTH = 32, 64, 12
 ADDED, HALVES, MATCHED, WHOLE = "added", "half each", "half each, equal parameters", "whole each"
 TOKENS, DIGITS = "token before", "digits"
-RATES = {TOKENS: 5e-3, DIGITS: 1e-2}
 ROUNDING = 1e-5  # of float32, in deviations
 
 Config = TextEncoderConfig | VisionTransformerConfig
@@ -45,7 +44,7 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
     ways = (ADDED, HALVES) if reduced else tuple(configs[TOKENS])
     models = {
         (task, way): trained(
-            partial(_build, configs[task][way]), data[task][0], seeds, steps=STEPS[size], rate=RATES[task]
+            partial(_build, configs[task][way]), data[task][0], seeds, steps=STEPS[size], rate=1e-2
         )
         for task in tasks
         for way in ways
