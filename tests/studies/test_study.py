@@ -232,7 +232,6 @@ FOUND = {
             "the last layer's attention alone says as much",
             "rollout says more than the image itself, without any model, of how much each patch is out of the "
             "ordinary",
-            "rollout ranks the patches as occlusion does",
         },
     ),
 }

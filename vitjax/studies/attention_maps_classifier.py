@@ -19,11 +19,12 @@ PATCHES = GRID * GRID
 # The patch that each pixel lies in [8, 8, 1]:
 PLACE = np.arange(PATCHES).reshape(GRID, GRID).repeat(SIDE // GRID, 0).repeat(SIDE // GRID, 1)[..., None]
 FILLS = ("the mean digit", "black")
-LAST, ROLLOUT, GRADIENT, IMAGE, RANDOM = MAPS = (
+LAST, ROLLOUT, GRADIENT, IMAGE, OTHER, RANDOM = MAPS = (
     "last layer",
     "rollout",
     "gradient-weighted rollout",
     "image alone",
+    "occlusion the other way",
     "random",
 )
 
@@ -100,7 +101,7 @@ def _agreements(
     by_fill = {
         name: [np.asarray(each).reshape(len(shown), PATCHES)] * len(fills) for name, each in maps.items()
     }
-    by_fill[IMAGE] = changed
+    by_fill |= {IMAGE: changed, OTHER: falls[::-1]}
 
     found = {}
     for name in MAPS:
