@@ -59,9 +59,10 @@ def agreements(
     classifiers = trained(lambda rngs: config.build(rngs=rngs), learnt, seeds, steps=steps)
     fills = learnt.inputs.mean(axis=0), np.full((SIDE, SIDE, 1), -1.0)
     shown = tested.inputs[:images]
+    learnt_params = jax.device_get(classifiers.params)
     found: list[dict[str, Agreement]] = []
     for place, seed in enumerate(seeds):
-        params = jax.tree.map(lambda leaf, place=place: leaf[place], classifiers.params)
+        params = jax.tree.map(lambda leaf, place=place: leaf[place], learnt_params)
         model = Model(config, params, {}, None, None, GenerationConfig())
         found.append(_agreements(model, shown, fills, np.random.default_rng(seed)))
     over_seeds = {

@@ -85,7 +85,7 @@ def looks(
         np.stack([each.reshape(steps, BATCH, *each.shape[1:]) for each in kind])
         for kind in zip(*((one.images, one.digits) for one in drawn), strict=True)
     )
-    trained = run(start, stats, tuple(batches))  # [seeds, stages, ...]
+    trained = jax.device_get(run(start, stats, tuple(batches)))  # [seeds, stages, ...]
 
     found = {}
     for stage in range(1 + stages):

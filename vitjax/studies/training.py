@@ -29,11 +29,12 @@ class Examples:
 def fresh(build: Callable[[nnx.Rngs], nnx.Module], seeds: tuple[int, ...]) -> tuple[nnx.GraphDef, Tree, Tree]:
     """A model initialised with each seed: what all share, and their parameters and statistics on a leading axis.
 
-    Initialised outside any `jax.jit` on purpose: on CPU, random numbers take longer to compile than all else.
+    Initialised outside any `jax.jit`, and stacked by numpy, on purpose: on CPU, random numbers take longer to compile
+    than all else, and each shape would be compiled anew.
     """
     parts = [split(build(nnx.Rngs(seed))) for seed in seeds]
     params, stats = (
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+        jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
         for trees in zip(*(p[1:] for p in parts), strict=True)
     )
     return parts[0][0], params, stats
