@@ -67,14 +67,9 @@ class Plan(NamedTuple):
 
 PLANS: dict[Size, Plan] = {
     "reduced": Plan((VIT, RESNET, FREE), (FEW,), 120, 1_000, (30,), (1.2e-2,)),
-    "full": Plan(tuple(MODELS), (50, FEW, ALL), 300, 40_000, (1_000, 4_000), (2e-3, 4e-3, 8e-3, 16e-3)),
+    "full": Plan(tuple(MODELS), (50, FEW, ALL), 300, 40_000, (1_000, 4_000), (4e-3, 8e-3, 16e-3)),
     "long": Plan(
-        tuple(MODELS),
-        (50, 100, FEW, 500, ALL),
-        600,
-        200_000,
-        (1_000, 4_000, 30_000),
-        (2e-3, 4e-3, 8e-3, 16e-3),
+        tuple(MODELS), (50, 100, FEW, 500, ALL), 600, 80_000, (1_000, 4_000, 30_000), (4e-3, 8e-3, 16e-3)
     ),
 }
 
@@ -352,7 +347,7 @@ STUDY = Study(
         "in the middle of 16 x 16 paper: equal steps of 32 images with Adam, without weight decay or augmentation, "
         "from scratch or after steps on generated images, printed digits in six fonts, distorted and off the middle. "
         "The hybrid is a ViT behind two convolutions. For each model and kind of training the learning rate is the "
-        f"best of four at the first seed, on {JUDGES} images kept from it, with {FEW} real digits or with the "
+        f"best of three at the first seed, on {JUDGES} images kept from it, with {FEW} real digits or with the "
         "shortest pretraining. Each seed has digits, order and weights of its own. Models and images are tiny: what "
         "is shown is the direction of the effects, not their size at scale."
     ),
