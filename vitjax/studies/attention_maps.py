@@ -174,8 +174,9 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
             xlabel="patches replaced (count)",
             ylabel="probability of the class (%)",
             title="the classifier, by map",
+            ylim=(0, 125),
         )
-        deletion.legend()
+        deletion.legend(loc="upper right")
 
     def told(name: str) -> str:
         """Where a patch is replaced by the mean, and where it is made black."""
@@ -204,8 +205,8 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
         f"comes late: after {soon} steps the decoder has {percent(early.right)} of the digits right, and blacking out "
         f"boxes shows that {percent(early.needed)} of them rest most on their own, while that box gets "
         f"{percent(early.inside)} of the attention and is the one looked at most for {percent(early.looked_at)}. It "
-        "uses what it does not single out: a mean over all places tells which digits there are. For the classifier "
-        "the rank correlation of rollout with occlusion, where a patch is replaced by the mean digit's and where it "
+        "looks at all digits about alike, and knows which there are before it knows which stands where. For "
+        "the classifier the rank correlation of rollout with occlusion, where a patch is replaced by the mean digit's and where it "
         f"is made black, is {told(ROLLOUT)}; of gradient-weighted rollout {told(GRADIENT)}, of the last layer's "
         f"attention {told(LAST)}. Not much more can be asked for: the two ways of occlusion agree with each other at "
         f"{correlation(OTHER, FILLS[0]).mean:.2f}, and which map is best depends on the way. But how far a patch is "
