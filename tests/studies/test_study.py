@@ -196,11 +196,11 @@ FOUND = {
     "complexity": (
         "holds under conditions",
         {
-            "it does so with few (exponent from N = 32 to 128)",
-            "the quadratic part is most of a layer of ViT-B/16 at 224 pixels",
-            "it must: also if it is computed for 32 queries at a time",
+            "it does so with few tokens too (from N = 32 to 128)",
+            "the quadratic term is most of a layer of ViT-B/16 at 224 pixels",
+            "it must: also if attention is computed for 32 queries at a time",
             "without half of its heads a Transformer costs half",
-            "so does taking out half of the heads",
+            "taking out half of the heads keeps the accuracy",
         },
     ),
     "vit-or-cnn": (

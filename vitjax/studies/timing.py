@@ -1,6 +1,5 @@
-"""Times that can be compared: programs that take turns, and the median of their turns."""
+"""Times that can be compared: programs that take turns, and the shortest of their turns."""
 
-import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
@@ -15,9 +14,9 @@ Key = TypeVar("Key", bound=Hashable)
 def seconds(
     programs: Mapping[Key, Callable[[], Any]], repeats: int, *, rounds: int = 5, least: float = 2e-3
 ) -> dict[Key, Spread]:
-    """Seconds of each program, as many medians as `repeats`, each over `rounds` in which all take turns.
+    """Seconds of each program, as many as `repeats`: each time the shortest of `rounds` in which all take turns.
 
-    So whatever else the machine does falls on all of them. The first call, which may compile, is not counted.
+    What else the machine does only ever adds to a turn. The first call, which may compile, is not counted.
 
     Args:
       least: seconds that a turn lasts: faster programs run several times in a turn.
@@ -33,7 +32,7 @@ def seconds(
             for key, run in programs.items():
                 turns[key].append(_timed(run, calls[key]))
         for key, values in turns.items():
-            found[key].append(statistics.median(values))
+            found[key].append(min(values))
     return {key: Spread.of(values) for key, values in found.items()}
 
 
