@@ -293,19 +293,18 @@ def _finding(m: Measured) -> str:
     halves = " and ".join(f"{half_time(each):,.0f} (D = {each[0].width})" for each in measured)
     return (
         "The formula is right, if one knows that it counts multiply-adds: floating-point operations are twice as "
-        "many. What people conclude from it is not. The quadratic term is as large as the rest only at N = 2D + F, "
-        f"{6 * VIT_B:,} tokens for the width of ViT-B/16; in that model it is {shares}"
+        "many. What people conclude from it is not: the quadratic term is as large as the rest only at N = 2D + F, "
+        f"{6 * VIT_B:,} tokens for the width of ViT-B/16. In that model it is {shares}"
         f"{in_time and f' (of the measured time {in_time})'}, and at 224 pixels the feed-forward network alone is "
-        f"{feed_forward:.0%}. So time is not quadratic with few tokens (exponent {few.mean:.1f} from "
-        f"{FEW[0]} to {FEW[1]}) and becomes so with many ({many.mean:.1f} from {MANY[0]} to {MANY[1]}); the quadratic "
-        f"part is half of it at about N = {halves}. Memory is quadratic only because the weights [H, N, N] "
-        f"are written down: for {CHUNK} queries at a time, the same attention at N = {m.planned[-1]:,} needs "
-        f"{m.in_chunks[-1] / m.at_once[-1]:.1%} of the memory, and that grows linearly; fused kernels "
-        "do the same. In training every layer keeps its weights, unless layers are recomputed "
-        f"({m.recomputed[-1] / m.training[-1]:.0%} of the memory for {DEPTH} layers). Pruning saves "
-        f"the share of a term, not of what is taken out. The larger ViT: {costs}. A small ViT trained on digits loses "
-        f"{losses}, pruned as in the table{tuned and f'; after a little more training {tuned}'}. It has few heads, and "
-        "needs them; that many of the 16 heads of a large model can go (Michel et al.) is not contradicted."
+        f"{feed_forward:.0%}. So time is not quadratic with few tokens (exponent {few.mean:.1f} from {FEW[0]} to "
+        f"{FEW[1]}) and becomes so with many ({many.mean:.1f} from {MANY[0]} to {MANY[1]}); half of it is quadratic "
+        f"at about N = {halves}. Memory is quadratic only because the weights [H, N, N] are written down: the same "
+        f"attention for {CHUNK} queries at a time needs {m.in_chunks[-1] / m.at_once[-1]:.1%} of it at N = "
+        f"{m.planned[-1]:,} and grows linearly, as in fused kernels; and in training, recomputing {DEPTH} layers "
+        f"leaves {m.recomputed[-1] / m.training[-1]:.0%}. Pruning saves what its term is of the sum, not the share that "
+        f"is taken out. The larger ViT: {costs}. A small ViT that names digits loses {losses}, pruned as in the table"
+        f"{tuned and f'; after a little more training {tuned}'}. It has few heads and needs them, which does not "
+        "contradict that many of the 16 heads of a large model can go (Michel et al.)."
     )
 
 
