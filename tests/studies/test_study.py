@@ -196,7 +196,7 @@ FOUND = {
     "complexity": (
         "holds under conditions",
         {
-            "it does so with few tokens too (from N = 32 to 128)",
+            "so does that of the whole layer, with few tokens too (from N = 32 to 128)",
             "the quadratic term is most of a layer of ViT-B/16 at 224 pixels",
             "it must: also if attention is computed for 32 queries at a time",
             "without half of its heads a Transformer costs half",

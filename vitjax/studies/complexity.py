@@ -94,7 +94,7 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
 
 def _checks(m: Measured, repeats: int) -> tuple[Check, ...]:
     def exact(value: float) -> Spread:
-        return Spread((value,) * repeats)
+        return Spread.of([value] * repeats)
 
     def growth(memory: list[int]) -> Spread:
         return exact(np.log(memory[-1] / memory[-2]) / np.log(m.planned[-1] / m.planned[-2]))
@@ -129,14 +129,14 @@ def _checks(m: Measured, repeats: int) -> tuple[Check, ...]:
             essential=True,
         ),
         Check(
-            f"with many tokens time grows with their square (from N = {MANY[0]} to {MANY[1]}, D = {WIDTH})",
-            exponent(m.layers, MANY),
+            f"the time of scores, softmax and weighted sum grows with N^2 (from N = {MANY[0]} to {MANY[1]})",
+            exponent(m.layers, MANY, quadratic_part=True),
             "exponent",
-            at_least=1.4,
+            at_least=1.5,
             essential=True,
         ),
         Check(
-            f"it does so with few tokens too (from N = {FEW[0]} to {FEW[1]})",
+            f"so does that of the whole layer, with few tokens too (from N = {FEW[0]} to {FEW[1]})",
             exponent(m.layers, FEW),
             "exponent",
             at_least=1.7,
@@ -278,8 +278,8 @@ def _finding(m: Measured) -> str:
         f"{each.quadratic_time_share.mean:.0%} at {_pixels(each)}" for each in m.vits if each.time
     )
     costs = "; ".join(
-        f"{real[kind].description}: {real[kind].operations / m.large[0].operations:.0%} of the operations, "
-        f"{ratio(real[kind].time, m.large[0].time).mean:.0%} of the time"
+        f"{real[kind].operations / m.large[0].operations:.0%} of the operations and "
+        f"{ratio(real[kind].time, m.large[0].time).mean:.0%} of the time with {real[kind].description}"
         for kind in KINDS
     )
     tuned = ", ".join(
@@ -301,8 +301,9 @@ def _finding(m: Measured) -> str:
         f"at about N = {halves}. Memory is quadratic only because the weights [H, N, N] are written down: the same "
         f"attention for {CHUNK} queries at a time needs {m.in_chunks[-1] / m.at_once[-1]:.1%} of it at N = "
         f"{m.planned[-1]:,} and grows linearly, as in fused kernels; and in training, recomputing {DEPTH} layers "
-        f"leaves {m.recomputed[-1] / m.training[-1]:.0%}. Pruning saves what its term is of the sum, not the share that "
-        f"is taken out. The larger ViT: {costs}. A small ViT that names digits loses {losses}, pruned as in the table"
+        f"leaves {m.recomputed[-1] / m.training[-1]:.0%}. Pruning saves what its term is of the sum, not the share "
+        f"that is taken out. What is left of the larger ViT: {costs}. A small ViT that names digits loses {losses}, "
+        "pruned as in the table"
         f"{tuned and f'; after a little more training {tuned}'}. It has few heads and needs them, which does not "
         "contradict that many of the 16 heads of a large model can go (Michel et al.)."
     )

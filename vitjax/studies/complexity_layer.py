@@ -90,9 +90,10 @@ def half_time(layers: list[Layer]) -> float:
     return float(np.exp(np.interp(0.5, shares, np.log([each.tokens for each in layers]))))
 
 
-def exponent(layers: list[Layer], tokens: tuple[int, int]) -> Spread:
-    """By which the time grows from one number of tokens to another."""
-    few, many = (next(each.time for each in layers if each.tokens == count) for count in tokens)
+def exponent(layers: list[Layer], tokens: tuple[int, int], *, quadratic_part: bool = False) -> Spread:
+    """By which the time of a layer, or of its quadratic part, grows from one number of tokens to another."""
+    times = {each.tokens: each.quadratic_time if quadratic_part else each.time for each in layers}
+    few, many = (times[count] for count in tokens)
     assert few is not None and many is not None
     return Spread.of(np.log(ratio(many, few).values) / np.log(tokens[1] / tokens[0]))
 
