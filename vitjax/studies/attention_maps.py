@@ -205,13 +205,13 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
         f"comes late: after {soon} steps the decoder has {percent(early.right)} of the digits right, and blacking out "
         f"boxes shows that {percent(early.needed)} of them rest most on their own, while that box gets "
         f"{percent(early.inside)} of the attention and is the one looked at most for {percent(early.looked_at)}. It "
-        "looks at all digits about alike, and knows which there are before it knows which stands where. For "
-        "the classifier the rank correlation of rollout with occlusion, where a patch is replaced by the mean digit's and where it "
-        f"is made black, is {told(ROLLOUT)}; of gradient-weighted rollout {told(GRADIENT)}, of the last layer's "
-        f"attention {told(LAST)}. Not much more can be asked for: the two ways of occlusion agree with each other at "
-        f"{correlation(OTHER, FILLS[0]).mean:.2f}, and which map is best depends on the way. But how far a patch is "
-        f"from what replaces it, which takes no model at all, reaches {told(IMAGE)}: much of what rollout shows is in "
-        "the image already.",
+        "looks at all digits about alike, and knows which there are before it knows which stands where. For the "
+        "classifier the rank correlation of rollout with occlusion, where a patch is replaced by the mean digit's "
+        f"and where it is made black, is {told(ROLLOUT)}; of gradient-weighted rollout {told(GRADIENT)}, of the last "
+        f"layer's attention {told(LAST)}. Not much more can be asked for: the two ways of occlusion agree with each "
+        f"other at {correlation(OTHER, FILLS[0]).mean:.2f}, and which map is best depends on the way. But how far a "
+        f"patch is from what replaces it, which takes no model at all, reaches {told(IMAGE)}: much of what rollout "
+        "shows is in the image already.",
         draw,
         "Left: attention around the digit being written (grey: its box). Middle: how often the box of that digit is "
         "the one looked at most and the one it cannot do without. Right: the probability of the class as the "
