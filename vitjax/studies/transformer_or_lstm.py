@@ -75,7 +75,7 @@ COLUMNS = (RNN, LSTM, OPEN, RESIDUAL, TRANSFORMER)
 CORES = {LSTM: "lstm", TRANSFORMER: "transformer"}
 PLANS: dict[Size, Plan] = {
     "reduced": Plan((24,), (OPEN,), (), (), 0, 150, 0, 0),
-    "full": Plan((16, 64), (RNN, LSTM, OPEN, TRANSFORMER), DEEP, (1, 2, 4, 8), 24, 300, 200, 600),
+    "full": Plan((16, 64), (RNN, LSTM, OPEN, TRANSFORMER), DEEP, (1, 2, 4, 8), 24, 300, 200, 1000),
     "long": Plan((64, 256), (RNN, LSTM, OPEN, TRANSFORMER), DEEP, (1, 2, 4, 8, 16), 64, 3000, 4000, 4000),
 }
 
@@ -90,7 +90,7 @@ class Found:
       recalled: share of right answers after so many tokens.
       first: gradient of the first of the most layers, of that of the last.
       losses: of continued prose (nats), at each depth.
-      read: share of strings read right.
+      read, halfway: share of strings read right, and the loss (nats a digit) after half of the steps.
       steps: of training, on one device and on eight, of readers of `sizes`.
     """
 
@@ -101,6 +101,7 @@ class Found:
     first: dict[str, Spread]
     losses: dict[str, list[Spread]]
     read: dict[str, Spread]
+    halfway: dict[str, Spread]
     steps: dict[str, Steps]
     sizes: Sizes
 
@@ -158,7 +159,7 @@ def _measure(seeds: tuple[int, ...], size: Size) -> Found:
             if name in memory and distance == plan.distances[0]:
                 after = carousel(learned.definition, learned.params, recall(distance, 8).inputs)
                 memory[f"{name}, learned"] = _spreads(after)
-    first, losses, read = {}, {}, {}
+    first, losses, read, halfway = {}, {}, {}, {}
     for name in plan.deep:
         text = prose(plan.length, 8192)
         definition, params, _ = fresh(_continuing(name, plan.depths[-1]), seeds)
@@ -179,6 +180,8 @@ def _measure(seeds: tuple[int, ...], size: Size) -> Found:
             learned = trained(_transcriber(core), learn, seeds, steps=plan.strings, rate=READING_RATE)
             right = read_right(learned.definition, learned.params, held_out.inputs, held_out.answers)
             read[name] = Spread.of(right)
+            middle = plan.strings // 2
+            halfway[name] = Spread.of(learned.losses[:, middle - 25 : middle + 25].mean(1))
     steps = measured(size, seeds)
     return Found(
         plan,
@@ -188,6 +191,7 @@ def _measure(seeds: tuple[int, ...], size: Size) -> Found:
         first,
         losses,
         read,
+        halfway,
         {name: steps[core] for name, core in CORES.items()},
         SIZES[size],
     )
@@ -300,10 +304,10 @@ def _checks(found: Found) -> tuple[Check, ...]:
     if found.read:
         checks.append(
             Check(
-                "with as many parameters a Transformer's decoder reads more strings than an LSTM's",
+                "with as many parameters a Transformer's decoder reads clearly more strings than an LSTM's",
                 _each(found.read[TRANSFORMER], found.read[LSTM], lambda a, b: 100 * (a - b)),
                 "percentage points",
-                at_least=1.0,
+                at_least=5.0,
             )
         )
     return tuple(checks)
@@ -354,9 +358,10 @@ def _table(found: Found) -> Table:
             lambda name: _each(found.times(name, TOKENS)[-1], found.times(name)[-1], float.__truediv__),
         )
     row("strings read right (share)", found.read)
+    row("loss half-way there (nats a digit)", found.halfway)
     for place in (0, -1) if found.losses else ():
         row(
-            f"next character, {plan.depths[place]} layers (nats)",
+            f"next character, depth {plan.depths[place]} (nats)",
             {name: losses[place] for name, losses in found.losses.items()},
         )
     deep = max(plan.depths, default=0)
@@ -389,10 +394,15 @@ def _finding(found: Found) -> str:
     if found.read:
         text += (
             "Of strings of digits, with equal parameters and steps, the Transformer's decoder reads "
-            f"{100 * found.read[TRANSFORMER].mean:.0f}% right, the LSTM's {100 * found.read[LSTM].mean:.0f}%. All this "
-            "is small and short, and says nothing about much data and long training."
+            f"{_percent(found.read[TRANSFORMER])} right, the LSTM's {_percent(found.read[LSTM])}; half-way there their "
+            f"losses were {found.halfway[TRANSFORMER].mean:.2f} and {found.halfway[LSTM].mean:.2f} nats a digit. All "
+            "this is small and short, and says nothing about much data and long training."
         )
     return text.strip()
+
+
+def _percent(share: Spread) -> str:
+    return f"{100 * share.mean:.0f}% ({100 * share.low:.0f} to {100 * share.high:.0f})"
 
 
 def _draw(figure: Figure, found: Found) -> None:
@@ -453,7 +463,8 @@ STUDY = Study(
         f"token after many others, or continue English words letter by letter, all with Adam at rate {RATE}. Matrix "
         "products that must wait for each other, and the work of each device, are counted in the programs. Three "
         "handwritten digits in an image are read by the same two-layer encoder with a Transformer's decoder or with "
-        f"Show, Attend and Tell's LSTM, both at rate {READING_RATE}, which suited both best of three."
+        f"Show, Attend and Tell's LSTM, both at rate {READING_RATE}; half of it was worse for the LSTM, as good "
+        "for the Transformer."
     ),
     sources=(
         "Hochreiter and Schmidhuber 1997, Long Short-Term Memory",

@@ -96,9 +96,8 @@ def measure(size: Size, seeds: tuple[int, ...]) -> dict[str, Steps]:
         for _ in range(sizes.rounds):
             for key, (compiled, arguments) in programs.items():
                 with on_cores(SPLITS[key[1]][0]):
-                    jax.block_until_ready(compiled(*arguments[place]))
                     start = time.perf_counter()
-                    jax.block_until_ready(compiled(*arguments[place]))
+                    jax.block_until_ready(compiled(*arguments[place]))  # slow at first: the median counts
                     times[key].append(time.perf_counter() - start)
         for (reader, name, length), values in times.items():
             seconds = found[reader].seconds.setdefault(name, [[] for _ in sizes.lengths])
