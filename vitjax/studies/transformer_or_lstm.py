@@ -384,6 +384,9 @@ def _finding(found: Found) -> str:
         f"another instead of {chain[LSTM]:,}. {DEVICES} devices can share the batch of both, and the tokens of the "
         f"Transformer alone: of the LSTM each still does {100 * found.share(LSTM, TOKENS):.0f}% of all the work. "
     )
+    if found.sizes.rounds:
+        longer = _each(found.times(TRANSFORMER)[-1], found.times(LSTM)[-1], float.__truediv__).mean
+        text += f"On one core, where all must wait anyway, its step takes {longer:.1f} times as long as the LSTM's. "
     if found.losses:
         deep = {name: losses[-1].mean for name, losses in found.losses.items()}
         text += (
