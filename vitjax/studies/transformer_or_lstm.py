@@ -75,7 +75,7 @@ COLUMNS = (RNN, LSTM, OPEN, RESIDUAL, TRANSFORMER)
 CORES = {LSTM: "lstm", TRANSFORMER: "transformer"}
 PLANS: dict[Size, Plan] = {
     "reduced": Plan((24,), (OPEN,), (), (), 0, 150, 0, 0),
-    "full": Plan((16, 64), (RNN, LSTM, OPEN, TRANSFORMER), DEEP, (1, 2, 4, 8), 24, 300, 200, 1000),
+    "full": Plan((16, 64), (RNN, LSTM, OPEN, TRANSFORMER), DEEP, (1, 3, 8), 24, 300, 200, 900),
     "long": Plan((64, 256), (RNN, LSTM, OPEN, TRANSFORMER), DEEP, (1, 2, 4, 8, 16), 64, 3000, 4000, 4000),
 }
 

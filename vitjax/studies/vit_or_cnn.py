@@ -64,10 +64,14 @@ class Plan(NamedTuple):
     pretraining: tuple[int, ...]
     rates: tuple[float, ...]
 
+    def counts_after(self, pretraining: int) -> tuple[int, ...]:
+        """All from scratch and after the longest pretraining, else one."""
+        return self.counts if pretraining in (0, self.pretraining[-1]) else (FEW,)
+
 
 PLANS: dict[Size, Plan] = {
     "reduced": Plan((VIT, RESNET, FREE), (FEW,), 120, 1_000, (30,), (1.2e-2,)),
-    "full": Plan(tuple(MODELS), (50, FEW, ALL), 300, 40_000, (1_000, 4_000), (4e-3, 8e-3, 16e-3)),
+    "full": Plan(tuple(MODELS), (50, FEW, ALL), 300, 40_000, (500, 2_500), (4e-3, 8e-3, 16e-3)),
     "long": Plan(
         tuple(MODELS), (50, 100, FEW, 500, ALL), 600, 80_000, (1_000, 4_000, 30_000), (4e-3, 8e-3, 16e-3)
     ),
@@ -90,8 +94,9 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
     printed = printed_digits(plan.printed, plan.printed // 8, seed=0)
     held_out_by_shift = [shifted(held_out, pixels) for pixels in SHIFTS]
     measure = partial(_measure, plan, seeds, learned, printed, held_out_by_shift)
-    with ThreadPoolExecutor() as threads:  # a model on each core
-        found = dict(zip(plan.models, threads.map(measure, plan.models), strict=True))
+    with ThreadPoolExecutor() as threads:  # a model on each core, the dearest first
+        running = {name: threads.submit(measure, name) for name in reversed(plan.models)}
+        found = {name: running[name].result() for name in plan.models}
     linear = _linear(plan, seeds, learned, held_out_by_shift)
     most, longest = plan.counts[-1], plan.pretraining[-1]
 
@@ -202,7 +207,8 @@ def _measure(
             start = fresh
             if pretraining:
                 start = train("printed", fresh, printed, seed=seed, steps=pretraining)
-            for count in sorted(plan.counts, key=lambda count: count != FEW):  # by which rates are chosen
+            counts = plan.counts_after(pretraining)
+            for count in sorted(counts, key=lambda count: count != FEW):  # by which rates are chosen
                 kind = "fine-tuning" if pretraining else "scratch"
                 model = train(kind, start, learned, seed=seed, steps=plan.steps, num_examples=count)
                 for by in SHIFTS if count == plan.counts[-1] else (0,):
@@ -281,7 +287,7 @@ def _rows(
     yield "learning rates, scratch and fine-tuning", *(_rates(model) for model in found.values()), "-"
     for before in (0, *plan.pretraining):
         start = f"pretrained {before:,} steps" if before else "from scratch"
-        for count in plan.counts if before in (0, plan.pretraining[-1]) else (FEW,):
+        for count in plan.counts_after(before):
             accuracies = (model.accuracy.get((before, count, 0), "-") for model in found.values())
             yield (
                 f"{start}, {count:,} digits (fraction read)",
