@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from tests.nn import reference
 from tests.nn.trees import gradients_match, initial, normal, parts
@@ -99,3 +100,11 @@ def test_initial_kernels_are_xavier_uniform() -> None:
         assert 0.98 * limit < np.abs(kernel).max() <= limit
         np.testing.assert_allclose(kernel.std(), limit / np.sqrt(3), rtol=0.02)
         assert not params[name]["bias"].any()
+
+
+@pytest.mark.parametrize("activation", ["relu", "swiglu"])
+def test_without_neurons_it_adds_its_last_bias(activation: Activation) -> None:
+    module = FeedForward(4, 0, activation=activation, rngs=nnx.Rngs(0))
+    module.down.bias[...] = jnp.arange(4.0)
+    got = module(jnp.ones((2, 3, 4)), train=False)
+    np.testing.assert_array_equal(got, np.broadcast_to(np.arange(4.0), (2, 3, 4)))

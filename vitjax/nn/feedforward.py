@@ -49,6 +49,9 @@ class FeedForward(nnx.Module):
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
+        # of a network without neurons, which adds a bias alone, xavier_uniform divides by zero (jax 0.10)
+        kernel_init = nnx.initializers.xavier_uniform() if hidden_width else nnx.initializers.zeros
+
         def linear(inputs: int, outputs: int) -> nnx.Linear:
             return nnx.Linear(
                 inputs,
@@ -56,7 +59,7 @@ class FeedForward(nnx.Module):
                 use_bias=use_bias,
                 dtype=jnp.dtype(dtype),
                 param_dtype=jnp.float32,
-                kernel_init=nnx.initializers.xavier_uniform(),
+                kernel_init=kernel_init,
                 rngs=rngs,
             )
 
