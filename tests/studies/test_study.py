@@ -8,9 +8,10 @@ from PIL import Image
 
 from vitjax.cli import main
 from vitjax.commands import study as command
-from vitjax.studies import STUDIES, pages
-from vitjax.studies.report import measure, number, record, shown
-from vitjax.studies.study import Check, Result, Spread, Study, Table, verdict_of
+from vitjax.studies import STUDIES
+from vitjax.studies.lab import pages
+from vitjax.studies.lab.report import measure, number, record, shown
+from vitjax.studies.lab.study import Check, Result, Spread, Study, Table, verdict_of
 
 
 def check(*values: float, essential: bool = False) -> Check:
@@ -256,7 +257,7 @@ def test_a_reduced_run_finds_the_verdict(study, tmp_path):
 
 
 def test_a_figure_is_small(tmp_path):
-    from vitjax.studies.drawing import save
+    from vitjax.studies.lab.drawing import save
 
     save(tiny((0, 1, 2), "reduced"), tmp_path / "tiny.png")
     with Image.open(tmp_path / "tiny.png") as picture:

@@ -34,8 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     from vitjax.studies import STUDIES
-    from vitjax.studies.pages import write_index, write_page
-    from vitjax.studies.report import in_words, measure, record, write
+    from vitjax.studies.lab.pages import write_index, write_page
+    from vitjax.studies.lab.report import in_words, measure, record, write
 
     known = {study.name: study for study in STUDIES}
     for name in options.names:

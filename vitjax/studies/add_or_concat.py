@@ -17,11 +17,11 @@ from vitjax.nn.attention import MultiHeadAttention
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.embeddings import combine
 from vitjax.nn.functional import Tree, abstract, merge
-from vitjax.studies.digits import digit_examples
-from vitjax.studies.drawing import COLORS
-from vitjax.studies.sequences import Tagger, before, sequences
-from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.training import Examples, Trained, fresh, keys, trained
+from vitjax.studies.lab.digits import digit_examples
+from vitjax.studies.lab.drawing import COLORS
+from vitjax.studies.lab.sequences import Tagger, before, sequences
+from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.training import Examples, Trained, fresh, keys, trained
 
 STEPS = {"reduced": 200, "full": 600, "long": 3000}  # of each task
 WIDTH, VOCABULARY, LENGTH = 32, 64, 12

@@ -18,8 +18,8 @@ from vitjax.studies.attention_maps_classifier import (
     agreements,
 )
 from vitjax.studies.attention_maps_reader import CHANCE, HELD_OUT, OFFSETS, SIDE, looks, reader
-from vitjax.studies.drawing import curve
-from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.drawing import curve
+from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
 
 
 class Scale(NamedTuple):

@@ -11,8 +11,8 @@ from vitjax.decoding.config import GenerationConfig
 from vitjax.model import Model
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
-from vitjax.studies.digits import digit_examples
-from vitjax.studies.training import trained
+from vitjax.studies.lab.digits import digit_examples
+from vitjax.studies.lab.training import trained
 
 SIDE, GRID = 8, 4  # pixels and patches, each way
 PATCHES = GRID * GRID
@@ -56,7 +56,7 @@ def agreements(
         pooling="cls",
     )
     learnt, tested = digit_examples()
-    classifiers = trained(lambda rngs: config.build(rngs=rngs), learnt, seeds, steps=steps)
+    classifiers = trained(config, learnt, seeds, steps=steps)
     fills = learnt.inputs.mean(axis=0), np.full((SIDE, SIDE, 1), -1.0)
     shown = tested.inputs[:images]
     learnt_params = jax.device_get(classifiers.params)

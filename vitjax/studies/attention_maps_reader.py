@@ -17,9 +17,9 @@ from vitjax.models.encoder_decoder import EncoderDecoderConfig
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree
-from vitjax.studies.digits import digit_examples
-from vitjax.studies.strings import BEGIN, BLACK, DIGITS, PATCH, SIDE, WIDTH, Strings, strings
-from vitjax.studies.training import fresh, train
+from vitjax.studies.lab.digits import digit_examples
+from vitjax.studies.lab.strings import BEGIN, BLACK, DIGITS, PATCH, SIDE, WIDTH, Strings, strings
+from vitjax.studies.lab.training import fresh, train
 
 CHANCE = SIDE / WIDTH  # share of the image that a digit's box covers
 OFFSETS = range(-SIDE, 2 * SIDE)  # pixels from the left edge of a digit's box
@@ -68,7 +68,7 @@ def looks(
     """Where readers look at held-out strings and what they need of them, by the steps of training they have had."""
     learnt, tested = digit_examples()
     held_out = strings(tested, HELD_OUT, np.random.default_rng(0))
-    definition, start, stats = fresh(lambda rngs: config.build(rngs=rngs), seeds)
+    definition, start, stats = fresh(config, seeds)
 
     def loss_of(model: Any, given: tuple[Array, Array]) -> Array:
         images, digits = given

@@ -19,9 +19,9 @@ from vitjax.models.encoder_decoder import EncoderDecoderConfig
 from vitjax.models.text_encoder import TextEncoderConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree
-from vitjax.studies.drawing import curve
-from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.training import fresh, train
+from vitjax.studies.lab.drawing import curve
+from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.training import fresh, train
 
 PAD, START, END, FIRST_LETTER = 0, 1, 2, 3
 VOCABULARY = FIRST_LETTER + 26
@@ -295,7 +295,7 @@ def _readers(effort: Effort, seeds: tuple[int, ...]) -> dict[str, Reader]:
         TextEncoderConfig(transformer, VOCABULARY, effort.longest, positions="learned"),
         DecoderConfig(transformer, VOCABULARY, effort.longest + 2),
     )
-    definition, fresh_params, _ = fresh(lambda rngs: config.build(rngs=rngs), seeds)
+    definition, fresh_params, _ = fresh(config, seeds)
     test = _pairs(words, np.random.default_rng(len(seeds)), (effort.tested,), 0.0)
 
     def loss_of(model: Any, pairs: Pairs) -> Array:

@@ -28,8 +28,8 @@ from vitjax.studies.complexity_pruning import (
     large_variants,
     points_lost,
 )
-from vitjax.studies.drawing import COLORS, curve
-from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.drawing import COLORS, curve
+from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
 
 WIDTH = 64  # of the layer that is followed over many lengths
 FEW, MANY = (32, 128), (256, 1024)  # tokens between which exponents are taken

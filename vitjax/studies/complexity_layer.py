@@ -14,8 +14,8 @@ from vitjax.nn.attention import dot_product_attention
 from vitjax.nn.blocks import EncoderBlock, TransformerConfig
 from vitjax.nn.functional import Tree, abstract, merge
 from vitjax.nn.stack import run_blocks, stack_blocks
-from vitjax.studies.study import Spread
-from vitjax.studies.timing import seconds
+from vitjax.studies.lab.programs import seconds
+from vitjax.studies.lab.study import Spread
 
 HEAD_WIDTH, DEPTH, CHUNK = 64, 4, 32  # features of a head; layers in training; queries at a time
 

@@ -17,10 +17,10 @@ from vitjax.analysis.pruning import Importance, importance, keep_heads, keep_neu
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree, abstract, merge
-from vitjax.studies.digits import digit_examples
-from vitjax.studies.study import Size, Spread
-from vitjax.studies.timing import seconds
-from vitjax.studies.training import Examples, Loop, trained
+from vitjax.studies.lab.digits import digit_examples
+from vitjax.studies.lab.programs import seconds
+from vitjax.studies.lab.study import Size, Spread
+from vitjax.studies.lab.training import Examples, Loop, trained
 
 Pruned = Literal["tokens", "heads", "neurons"]
 KINDS: tuple[Pruned, ...] = get_args(Pruned)

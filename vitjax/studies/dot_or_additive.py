@@ -18,11 +18,11 @@ from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.attention import MultiHeadAttention, Score
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree, merge, split
-from vitjax.studies.digits import digit_examples
-from vitjax.studies.drawing import COLORS, curve
-from vitjax.studies.sequences import Tagger, before, sequences
-from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.training import Examples, trained
+from vitjax.studies.lab.digits import digit_examples
+from vitjax.studies.lab.drawing import COLORS, curve
+from vitjax.studies.lab.sequences import Tagger, before, sequences
+from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.training import Examples, trained
 
 DOT, PLAIN, ADDITIVE = "dot", "dot, not scaled", "additive"
 KINDS = (DOT, PLAIN, ADDITIVE)
@@ -346,7 +346,7 @@ def _reading(width: int) -> tuple[Build, Examples, Examples]:
     def build(kind: str) -> Callable[[nnx.Rngs], nnx.Module]:
         transformer = _kind(TransformerConfig(width, 2, 1, 2 * width), kind)
         config = VisionTransformerConfig(transformer, (8, 8), (2, 2), channels=1, num_classes=10)
-        return lambda rngs: config.build(rngs=rngs)
+        return config
 
     return build, *digit_examples()
 

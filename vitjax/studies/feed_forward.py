@@ -14,11 +14,11 @@ from vitjax.models.text_encoder import TextEncoderConfig
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import EncoderBlock, TransformerConfig
 from vitjax.nn.functional import Tree, merge
-from vitjax.studies.digits import digit_examples
-from vitjax.studies.drawing import COLORS, curve
-from vitjax.studies.sequences import Tagger, Tokens, before, sequences
-from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.training import fresh, keys, trained
+from vitjax.studies.lab.digits import digit_examples
+from vitjax.studies.lab.drawing import COLORS, curve
+from vitjax.studies.lab.sequences import Tagger, Tokens, before, sequences
+from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.training import fresh, keys, trained
 
 VIT_B = VisionTransformerConfig(TransformerConfig(768, 12, 12, 3072), (224, 224), (16, 16), num_classes=1000)
 SIDES = (64, 128, 224, 384, 512, 768, 1024, 1536)  # of its images, in pixels
@@ -301,9 +301,7 @@ def _reading(name: str, setting: Setting, seeds: tuple[int, ...]) -> Spread:
     """Accuracy of a small ViT on held-out handwritten digits."""
     config = _reader(name, setting)
     learned, held_out = digit_examples()
-    return trained(lambda rngs: config.build(rngs=rngs), learned, seeds, steps=setting.reading).accuracy(
-        held_out
-    )
+    return trained(config, learned, seeds, steps=setting.reading).accuracy(held_out)
 
 
 STUDY = Study(

@@ -14,11 +14,11 @@ from vitjax.models.text_encoder import TextEncoderConfig
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree, abstract, merge
-from vitjax.studies.digits import digit_examples
-from vitjax.studies.drawing import curve
-from vitjax.studies.sequences import Tagger, before, sequences
-from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.training import Examples, Trained, fresh, trained
+from vitjax.studies.lab.digits import digit_examples
+from vitjax.studies.lab.drawing import curve
+from vitjax.studies.lab.sequences import Tagger, before, sequences
+from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.training import Examples, Trained, fresh, trained
 
 LAYERS = 2  # of the digit reader; one layer names tokens
 SEEN = 32  # images whose attention is compared
@@ -255,8 +255,8 @@ def _reading(setting: Setting, heads: int, seeds: tuple[int, ...]) -> Reader:
         features = merge(model.definition, params).features(seen, train=False, return_attention=True)
         return features.attention
 
-    model = trained(lambda rngs: config.build(rngs=rngs), learned, seeds, steps=setting.reading)
-    _, start, _ = fresh(lambda rngs: config.build(rngs=rngs), seeds)
+    model = trained(config, learned, seeds, steps=setting.reading)
+    _, start, _ = fresh(config, seeds)
     first, last = maps(start), maps(model.params)
     return Reader(
         model.accuracy(held_out),

@@ -9,7 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vitjax.nn.norms import NormKind
-from vitjax.studies.drawing import curve
+from vitjax.studies.lab.drawing import curve
+from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.training import Trained, trained
 from vitjax.studies.layernorm_or_batchnorm_measures import (
     LENGTH,
     WIDTH,
@@ -24,8 +26,6 @@ from vitjax.studies.layernorm_or_batchnorm_measures import (
     text,
     transformer,
 )
-from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.training import Trained, trained
 
 TEXT, IMAGES = "text", "images"
 BATCHES: dict[Size, dict[str, tuple[int, ...]]] = {

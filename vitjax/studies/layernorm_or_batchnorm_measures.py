@@ -18,9 +18,9 @@ from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree, abstract, merge, stats_of
 from vitjax.nn.norms import NormKind
-from vitjax.studies.digits import digit_examples
-from vitjax.studies.study import Spread
-from vitjax.studies.training import Draw, Examples, Trained, fresh
+from vitjax.studies.lab.digits import digit_examples
+from vitjax.studies.lab.study import Spread
+from vitjax.studies.lab.training import Draw, Examples, Trained, fresh
 
 WIDTH, DEPTH = 32, 2
 SUBJECTS, VALUES, LENGTH = 16, 8, 24  # a word tells one of 8 values of one of 16 subjects

@@ -14,8 +14,8 @@ from vitjax.models.decoder import DecoderConfig, TransformerDecoder
 from vitjax.nn.attention import softmax_scores
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import merge, split
-from vitjax.studies.drawing import curve
-from vitjax.studies.study import Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.drawing import curve
+from vitjax.studies.lab.study import Check, Result, Size, Spread, Study, Table
 
 LENGTHS = {"reduced": 8, "full": 32, "long": 128}
 ROWS = {"reduced": (16, 256), "full": (16, 65536), "long": (16, 1024, 65536, 1048576)}

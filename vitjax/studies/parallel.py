@@ -5,9 +5,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vitjax.studies.drawing import COLORS, curve
+from vitjax.studies.lab.drawing import COLORS, curve
+from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
 from vitjax.studies.parallel_devices import BEAMS, DEVICES, ROWS, SHORT, SIZES, Sizes, measured
-from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
 
 LABELS = {"rows": "images", "heads": "heads", "tokens": "patches", "beams": "beams"}
 

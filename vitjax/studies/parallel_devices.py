@@ -30,8 +30,8 @@ from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree, abstract, merge, split
 from vitjax.parallel.mesh import MeshConfig, make_mesh
-from vitjax.studies.devices import on_cores, with_devices
-from vitjax.studies.study import Size
+from vitjax.studies.lab.devices import on_cores, with_devices
+from vitjax.studies.lab.study import Size
 
 DEVICES, ROWS, BEAMS, HEADS, PATCH = 4, 4, 8, 4, 4
 SHORT = 4  # tokens of the text that longer ones are compared with

@@ -6,10 +6,10 @@ from typing import get_args
 from matplotlib.figure import Figure
 
 from vitjax.nn.embeddings import PositionKind
-from vitjax.studies.drawing import COLORS, curve
+from vitjax.studies.lab.drawing import COLORS, curve
+from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
 from vitjax.studies.positions_learning import LENGTHS, PLACES, OfImages, of_images, of_sequences
 from vitjax.studies.positions_order import of_decoder, of_encoder
-from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
 
 TOKENS = {"reduced": 8, "full": 64, "long": 512}  # to shuffle
 COUNTS = {"reduced": (1437,), "full": (100, 400, 1437), "long": (50, 100, 200, 400, 800, 1437)}

@@ -9,10 +9,10 @@ from vitjax.models.text_encoder import TextEncoderConfig
 from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.embeddings import PositionKind
-from vitjax.studies.digits import digit_examples
-from vitjax.studies.sequences import Tagger, before, sequences
-from vitjax.studies.study import Spread
-from vitjax.studies.training import Examples, trained
+from vitjax.studies.lab.digits import digit_examples
+from vitjax.studies.lab.sequences import Tagger, before, sequences
+from vitjax.studies.lab.study import Spread
+from vitjax.studies.lab.training import Examples, trained
 
 BLOCKS = TransformerConfig(width=32, depth=2, num_heads=4, feed_forward_width=64)
 VOCABULARY, PLACES = 16, 3  # of sequences; how far to look back in them
@@ -40,10 +40,7 @@ def of_images(
     config = VisionTransformerConfig(BLOCKS, (8, 8), (2, 2), channels=1, num_classes=10, positions=kind)
     learned, held_out = digit_examples()
     models = {
-        count: trained(
-            lambda rngs: config.build(rngs=rngs), learned, seeds, steps=steps, rate=1e-2, num_examples=count
-        )
-        for count in counts
+        count: trained(config, learned, seeds, steps=steps, rate=1e-2, num_examples=count) for count in counts
     }
     return OfImages(
         {count: model.accuracy(held_out) for count, model in models.items()},

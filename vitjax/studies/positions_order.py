@@ -10,8 +10,8 @@ from vitjax.models.text_encoder import TextEncoderConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.embeddings import PositionKind
 from vitjax.nn.functional import Tree, merge
-from vitjax.studies.study import Spread
-from vitjax.studies.training import fresh
+from vitjax.studies.lab.study import Spread
+from vitjax.studies.lab.training import fresh
 
 VOCABULARY, WIDTH = 32, 64
 
@@ -23,7 +23,7 @@ def _transformer(depth: int) -> TransformerConfig:
 def of_encoder(kind: PositionKind, length: int, seeds: tuple[int, ...]) -> Spread:
     """Largest difference between the output for shuffled tokens and the shuffled output, in deviations of it."""
     config = TextEncoderConfig(_transformer(2), VOCABULARY, length, positions=kind)
-    definition, params, _ = fresh(lambda rngs: config.build(rngs=rngs), seeds)
+    definition, params, _ = fresh(config, seeds)
 
     @jax.jit
     @jax.vmap

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from vitjax.nn.blocks import EncoderBlock, TransformerConfig
 from vitjax.nn.functional import Tree, merge
 from vitjax.nn.stack import stack_blocks
-from vitjax.studies.drawing import curve
-from vitjax.studies.study import Check, Result, Size, Spread, Study, Table
-from vitjax.studies.training import fresh, keys
+from vitjax.studies.lab.drawing import curve
+from vitjax.studies.lab.study import Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.training import fresh, keys
 
 DEPTHS = {"reduced": 12, "full": 24, "long": 32}  # float32 ends soon after: see the numbers without norm
 WIDTH, TOKENS, BATCH = 64, 16, 8

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from vitjax.nn.attention import MultiHeadAttention, softmax_scores
 from vitjax.nn.functional import Tree, merge
-from vitjax.studies.drawing import curve
-from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.training import fresh, keys, train
+from vitjax.studies.lab.drawing import curve
+from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.training import fresh, keys, train
 
 WIDTHS = {"reduced": (4, 1024), "full": (4, 16, 64, 256, 1024), "long": (4, 16, 64, 256, 1024, 4096)}
 STEPS = {"reduced": 60, "full": 400, "long": 2000}

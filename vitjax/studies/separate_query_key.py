@@ -18,11 +18,11 @@ from vitjax.nn.attention import MultiHeadAttention, softmax_scores
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree, merge
 from vitjax.nn.positions import rotary
-from vitjax.studies.digits import digit_examples
-from vitjax.studies.drawing import COLORS
-from vitjax.studies.sequences import Tagger, before, mirrored, sequences
-from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.training import Examples, fresh, keys, trained
+from vitjax.studies.lab.digits import digit_examples
+from vitjax.studies.lab.drawing import COLORS
+from vitjax.studies.lab.sequences import Tagger, before, mirrored, sequences
+from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.training import Examples, fresh, keys, trained
 
 STEPS = {"reduced": 200, "full": 800, "long": 4000}  # of each task
 MODELS = {"reduced": 1, "full": 4, "long": 16}  # of each seed

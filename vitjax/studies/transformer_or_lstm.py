@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from vitjax.studies.digits import digit_examples
-from vitjax.studies.drawing import curve
-from vitjax.studies.strings import strings
-from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.training import fresh, trained
+from vitjax.studies.lab.digits import digit_examples
+from vitjax.studies.lab.drawing import curve
+from vitjax.studies.lab.strings import strings
+from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.training import fresh, trained
 from vitjax.studies.transformer_or_lstm_devices import (
     DEVICES,
     ONE,
@@ -199,7 +199,7 @@ def _measure(seeds: tuple[int, ...], size: Size) -> Found:
 
 def _reader(name: str, **options: Any) -> Any:
     config = ReaderConfig(**{"vocabulary_size": 2 * KEPT, "width": WIDTH, **READERS[name], **options})
-    return lambda rngs: config.build(rngs=rngs)
+    return config
 
 
 def _continuing(name: str, depth: int) -> Any:
@@ -208,7 +208,7 @@ def _continuing(name: str, depth: int) -> Any:
 
 def _transcriber(core: str) -> Any:
     config = TranscriberConfig(core)
-    return lambda rngs: config.build(rngs=rngs)
+    return config
 
 
 def _spreads(found: dict[str, Any]) -> dict[str, Spread]:

@@ -13,8 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vitjax.analysis.programs import longest_chain
 from vitjax.nn.functional import Tree, merge, split
 from vitjax.parallel.mesh import MeshConfig, make_mesh
-from vitjax.studies.devices import on_cores, with_devices
-from vitjax.studies.study import Size
+from vitjax.studies.lab.devices import on_cores, with_devices
+from vitjax.studies.lab.study import Size
 from vitjax.studies.transformer_or_lstm_readers import ReaderConfig, loss_of
 
 DEVICES, ROWS, VOCABULARY = 8, 8, 16

@@ -25,8 +25,8 @@ from vitjax.nn.norms import make_norm
 from vitjax.nn.positions import sinusoidal
 from vitjax.nn.recurrent import LSTMCell, LSTMState, RNNCell, recur
 from vitjax.nn.stack import layers, run_blocks, stack_blocks
-from vitjax.studies.strings import BEGIN, DIGITS, PATCH, SIDE, WIDTH, Strings
-from vitjax.studies.training import Examples
+from vitjax.studies.lab.strings import BEGIN, DIGITS, PATCH, SIDE, WIDTH, Strings
+from vitjax.studies.lab.training import Examples
 
 KEPT = 8  # symbols that a reader must recall, and as many that it need not
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"

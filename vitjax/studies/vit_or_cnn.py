@@ -18,9 +18,9 @@ from vitjax.models.resnet import ResNetConfig
 from vitjax.models.vit_config import VisionTransformerConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree, merge
-from vitjax.studies.drawing import curve
-from vitjax.studies.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.training import Examples, Loop
+from vitjax.studies.lab.drawing import curve
+from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.training import Examples, Loop
 from vitjax.studies.vit_or_cnn_images import PAPER, on_paper, printed_digits, real_digits, shifted
 
 STRIDE = 4  # pixels between tokens, of all models but one: a patch, a stem and a patch, two halvings
@@ -185,7 +185,7 @@ def _measure(
     name: str,
 ) -> Found:
     config = MODELS[name]
-    loop = Loop(lambda rngs: config.build(rngs=rngs))
+    loop = Loop(config)
     rates: dict[str, float] = {}
 
     def train(kind: str, start: tuple[Tree, Tree], examples: Examples, **options: Any) -> tuple[Tree, Tree]:

@@ -6,8 +6,8 @@ from PIL import Image
 
 from vitjax.data.datasets.distortion import Distortion, distort
 from vitjax.data.datasets.text_lines import Lines
-from vitjax.studies.digits import digit_examples
-from vitjax.studies.training import Examples
+from vitjax.studies.lab.digits import digit_examples
+from vitjax.studies.lab.training import Examples
 
 PAPER = 16  # pixels a side
 DIGITS_A_LINE = 10

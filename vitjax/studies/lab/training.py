@@ -1,9 +1,9 @@
 """Fresh models and their training, as functions of seeds: the seeds of a study are trained side by side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from vitjax.nn.functional import Tree, abstract, merge, split, stats_of
-from vitjax.studies.study import Spread
+from vitjax.studies.lab.study import Spread
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], Int[np.ndarray, "steps B"]]
 
@@ -26,18 +26,48 @@ class Examples:
     answers: np.ndarray
 
 
-def fresh(build: Callable[[nnx.Rngs], nnx.Module], seeds: tuple[int, ...]) -> tuple[nnx.GraphDef, Tree, Tree]:
+class Config(Protocol):
+    """Of a model, as those of `vitjax.models` are."""
+
+    def build(self, *, rngs: nnx.Rngs) -> nnx.Module: ...
+
+
+@dataclass(frozen=True)
+class Build:
+    """Makes a config of what has none: `Build(partial(MultiHeadAttention, 64, 4))`."""
+
+    module: Callable[..., nnx.Module]
+
+    def build(self, *, rngs: nnx.Rngs) -> nnx.Module:
+        return self.module(rngs=rngs)
+
+
+def fresh(config: Config, seeds: tuple[int, ...]) -> tuple[nnx.GraphDef, Tree, Tree]:
     """A model initialised with each seed: what all share, and their parameters and statistics on a leading axis.
 
     Initialised outside any `jax.jit`, and stacked by numpy, on purpose: on CPU, random numbers take longer to compile
     than all else, and each shape would be compiled anew.
     """
-    parts = [split(build(nnx.Rngs(seed))) for seed in seeds]
-    params, stats = (
-        jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
-        for trees in zip(*(p[1:] for p in parts), strict=True)
-    )
-    return parts[0][0], params, stats
+    parts = [split(config.build(rngs=nnx.Rngs(seed))) for seed in seeds]
+    definitions, params, stats = zip(*parts, strict=True)
+    return definitions[0], stacked(params), stacked(stats)
+
+
+def definition_of(config: Config) -> nnx.GraphDef:
+    """What all models of a config share; nothing is computed."""
+    return abstract(lambda rngs: config.build(rngs=rngs))[0]
+
+
+def stacked(trees: Sequence[Tree]) -> Tree:
+    """One tree with a leading axis of seeds, of a tree for each."""
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
+
+
+def unstacked(tree: Tree) -> list[Tree]:
+    """A tree for each seed, of numpy's arrays, of one whose leading axis they are."""
+    whole = jax.device_get(tree)
+    seeds = len(jax.tree.leaves(whole)[0])
+    return [jax.tree.map(lambda leaf, seed=seed: leaf[seed], whole) for seed in range(seeds)]
 
 
 def keys(seeds: tuple[int, ...]) -> Array:
@@ -103,7 +133,7 @@ class Trained:
 
 
 def trained(
-    build: Callable[[nnx.Rngs], nnx.Module],
+    config: Config,
     examples: Examples,
     seeds: tuple[int, ...],
     *,
@@ -120,7 +150,7 @@ def trained(
       draw: chooses the examples of all batches, by their places [steps, B]; None: at random.
     """
     inputs, answers = jnp.asarray(examples.inputs), jnp.asarray(examples.answers)
-    definition, params, stats = fresh(build, seeds)
+    definition, params, stats = fresh(config, seeds)
     chosen_by = draw or _at_random(len(inputs), num_examples)
     batches = np.stack([chosen_by(np.random.default_rng(seed), (steps, batch)) for seed in seeds])
     return Trained(definition, *_trained(definition, params, stats, inputs, answers, batches, rate))
@@ -154,15 +184,15 @@ def _accuracy(definition: nnx.GraphDef, params: Tree, stats: Tree, inputs: Array
 
 
 class Loop:
-    """Trains classifiers of one build, `model(inputs, train=...)`, by a Python loop of one compiled step.
+    """Trains classifiers of one config, `model(inputs, train=...)`, by a Python loop of one compiled step.
 
     As `trained` does, one model at a time, and from any start: start, examples and rate are data, so that a second
-    training compiles nothing. It is for many trainings of one build, and for models with convolutions, whose gradient
+    training compiles nothing. It is for many trainings of one config, and for models with convolutions, whose gradient
     inside `jax.lax.scan` takes some 50 times as long on CPU. Several threads may train at the same time.
     """
 
-    def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
-        definition = abstract(build)[0]
+    def __init__(self, config: Config):
+        definition = definition_of(config)
         optimizer = optax.inject_hyperparams(optax.adam)(0.0)
 
         @jax.jit
@@ -177,12 +207,12 @@ class Loop:
             return _right(merge(definition, params, stats), inputs, answers)
 
         self.definition = definition
-        self._build, self._optimizer = build, optimizer
+        self._config, self._optimizer = config, optimizer
         self._step, self._right = step, right
 
     def fresh(self, seed: int) -> tuple[Tree, Tree]:
         """Parameters and statistics of a model initialised with a seed, as the function `fresh` does."""
-        return split(self._build(nnx.Rngs(seed)))[1:]
+        return split(self._config.build(rngs=nnx.Rngs(seed)))[1:]
 
     def trained(
         self,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vitjax.studies.report import code_of, parts
-from vitjax.studies.study import Study
+from vitjax.studies.lab.report import code_of, parts
+from vitjax.studies.lab.study import Study
 
 VERDICT_COLORS = {
     "holds": "#1a7f5a",
@@ -42,9 +42,10 @@ def write_index(directory: str | Path, studies: Sequence[Study]) -> None:
     (directory / "index.html").write_text(index(records))
 
 
-def page(found: dict[str, Any], code: dict[str, str]) -> str:
+def page(found: dict[str, Any], code: tuple[str, str]) -> str:
     """One study: claim, verdict, finding, figure, table, checks, how it was measured, code."""
     name, escape = found["name"], html.escape
+    file, text = code
     checks = [
         [
             _cell(check["statement"] + (" (essential)" if check["essential"] else "")),
@@ -79,7 +80,8 @@ def page(found: dict[str, Any], code: dict[str, str]) -> str:
 <h2>Sources</h2>
 <ul>{"".join(f"<li>{escape(source)}</li>" for source in found["sources"])}</ul>
 <h2 id="code">Code</h2>
-{"".join(f"<h3>vitjax/studies/{name}</h3><pre>{escape(text)}</pre>" for name, text in code.items())}
+<h3>vitjax/studies/{escape(file)}</h3>
+<pre>{escape(text)}</pre>
 """
     return _document(f"{name}: {found['verdict']}", body)
 

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 
 import vitjax
-from vitjax.studies.drawing import save
-from vitjax.studies.study import RULE, Cell, Check, Result, Size, Spread, Study
+from vitjax.studies.lab.drawing import save
+from vitjax.studies.lab.study import RULE, Cell, Check, Result, Size, Spread, Study
 
 LEAST_SEEDS = 3
 
@@ -128,10 +128,10 @@ def number(value: int | float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def code_of(study: Study) -> dict[str, str]:
-    """Name and text of the experiment's files: NAME.py, and what was split off from it, NAME_*.py."""
+def code_of(study: Study) -> tuple[str, str]:
+    """Name and text of the experiment's file."""
     path = Path(inspect.getfile(study.run))
-    return {file.name: file.read_text() for file in [path, *sorted(path.parent.glob(f"{path.stem}_*.py"))]}
+    return path.name, path.read_text()
 
 
 def device() -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vitjax.studies.training import Examples
+from vitjax.studies.lab.training import Examples
 
 DIGITS, SIDE, FREE, PATCH = 3, 8, 8, 2  # digits a string; pixels of a digit, left over, of a patch's width
 WIDTH = DIGITS * SIDE + FREE

@@ -1,6 +1,6 @@
 """How figures of studies look: one style, axis labels with units, the spread over seeds as a band."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vitjax.studies.study import Result, Spread
+from vitjax.studies.lab.study import Result, Spread
 
 COLORS = ("#22313f", "#c0392b", "#1a7f5a", "#b9770e", "#6c3483", "#2471a3")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -24,6 +24,43 @@ def curve(axes: Any, x: Sequence[int | float], spreads: Sequence[Spread], label:
     axes.plot(x, means, color=color, ls=style, marker="o", ms=3, lw=1.6, label=label)
     lows, highs = [spread.low for spread in spreads], [spread.high for spread in spreads]
     axes.fill_between(x, lows, highs, color=color, alpha=0.18, lw=0)
+
+
+def panel(
+    axes: Any,
+    x: Sequence[int | float],
+    curves: Mapping[str, Sequence[Spread]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    log: str = "",
+    base: int = 10,
+    names: Sequence[str] = (),
+    legend: str | None = "best",
+    **options: Any,
+) -> None:
+    """Fill axes with curves over the same `x`; labels name what they measure with its unit in brackets.
+
+    Args:
+      curves: by the name each has in the legend.
+      log: "x", "y" or "xy": logarithmic axes; that of x is marked at every x.
+      names: of all curves of the figure, where a panel shows some: those of a name look alike in all panels.
+      legend: its place; None: another panel has it.
+      options: of `axes.set`.
+    """
+    for place, (name, spreads) in enumerate(curves.items()):
+        curve(axes, x, spreads, name, names.index(name) if names else place)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if "y" in log:
+        axes.set_yscale("log")
+    if "x" in log:
+        axes.set_xscale("log", base=base)
+        axes.set_xticks(x, [f"{each:,}" for each in x])
+        axes.set_xticks([], minor=True)
+    axes.set(**options)
+    if legend and len(curves) > 1:
+        axes.legend(loc=legend)
 
 
 def save(result: Result, path: str | Path) -> None:

@@ -2,10 +2,11 @@
 
 A study is a module with a `STUDY`; `vitjax.studies.STUDIES` holds them all. Its `run` takes seeds and a size, and gives
 a table, one figure and the checks that the verdict follows from. It prints, times and writes nothing: that is
-`vitjax.studies.report`.
+`vitjax.studies.lab.report`.
 """
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import Literal
@@ -18,7 +19,10 @@ Verdict = Literal["holds", "holds under conditions", "wrong as usually stated"]
 
 @dataclass(frozen=True)
 class Spread:
-    """One quantity at every seed."""
+    """One quantity at every seed; one value alone is the same at all.
+
+    Calculates seed by seed, with numbers and other spreads: `100 * (one - other)`.
+    """
 
     values: tuple[float, ...]
 
@@ -26,6 +30,16 @@ class Spread:
     def of(cls, values: object) -> "Spread":
         """The spread of anything that can be iterated over: a list, an array [seeds]."""
         return cls(tuple(float(value) for value in values))  # type: ignore[attr-defined]
+
+    @classmethod
+    def least(cls, *spreads: "Spread") -> "Spread":
+        """Of several quantities the smallest, seed by seed."""
+        return spreads[0]._with(spreads[1:], lambda *values: min(values))
+
+    @classmethod
+    def most(cls, *spreads: "Spread") -> "Spread":
+        """Of several quantities the largest, seed by seed."""
+        return spreads[0]._with(spreads[1:], lambda *values: max(values))
 
     @property
     def mean(self) -> float:
@@ -38,6 +52,29 @@ class Spread:
     @property
     def high(self) -> float:
         return max(self.values)
+
+    def __add__(self, other: "Spread | float") -> "Spread":
+        return self._with([other], operator.add)
+
+    def __sub__(self, other: "Spread | float") -> "Spread":
+        return self._with([other], operator.sub)
+
+    def __mul__(self, other: "Spread | float") -> "Spread":
+        return self._with([other], operator.mul)
+
+    def __truediv__(self, other: "Spread | float") -> "Spread":
+        return self._with([other], operator.truediv)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __abs__(self) -> "Spread":
+        return Spread.of(map(abs, self.values))
+
+    def _with(self, others: Sequence["Spread | float"], of: Callable[..., float]) -> "Spread":
+        all_ = [self.values] + [each.values if isinstance(each, Spread) else (each,) for each in others]
+        seeds = max(map(len, all_))
+        alike = (values * seeds if len(values) == 1 else values for values in all_)
+        return Spread.of(of(*values) for values in zip(*alike, strict=True))
 
 
 Cell = str | int | float | Spread
@@ -117,7 +154,7 @@ class Result:
     Attributes:
       table, checks: the numbers.
       finding: what they say, in a few plain sentences.
-      draw: puts the one figure into an empty matplotlib figure, see `vitjax.studies.drawing`.
+      draw: puts the one figure into an empty matplotlib figure, see `vitjax.studies.lab.drawing`.
       caption: what the figure shows.
     """
 

@@ -39,9 +39,9 @@ def with_devices(count: int, function: Callable[..., Any], *arguments: Any) -> A
 
 
 @contextlib.contextmanager
-def on_cores(count: int) -> Iterator[None]:
+def on_cores(count: int | None) -> Iterator[None]:
     """Keep a CPU's threads to so many of the cores they may use, where the system can: a device is a core then."""
-    if jax.default_backend() != "cpu" or not hasattr(os, "sched_setaffinity"):
+    if count is None or jax.default_backend() != "cpu" or not hasattr(os, "sched_setaffinity"):
         yield
         return
     allowed = os.sched_getaffinity(0)

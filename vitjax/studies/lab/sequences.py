@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from vitjax.models.text_encoder import TextEncoderConfig
-from vitjax.studies.training import Examples
+from vitjax.studies.lab.training import Examples
 
 HELD_OUT = 256
 

@@ -1,0 +1,1 @@
+"""The laboratory's equipment: what a study is, and the data, models and tools that studies share."""
