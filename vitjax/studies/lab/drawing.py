@@ -63,6 +63,39 @@ def panel(
         axes.legend(loc=legend)
 
 
+def bars(
+    axes: Any,
+    groups: Sequence[str],
+    heights: Mapping[str, Sequence[Spread]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    names: Sequence[str] = (),
+    legend: str | None = "best",
+    **options: Any,
+) -> None:
+    """Fill axes with groups of bars, on each a line from the lowest to the highest seed.
+
+    Args:
+      groups: what stands below each.
+      heights: one in each group, by the name it has in the legend.
+      names, legend, options: as those of `panel`.
+    """
+    width = 0.8 / len(heights)
+    for place, (name, spreads) in enumerate(heights.items()):
+        x = [group + width * (place - (len(heights) - 1) / 2) for group in range(len(groups))]
+        color = COLORS[(names.index(name) if names else place) % len(COLORS)]
+        axes.bar(x, [spread.mean for spread in spreads], 0.9 * width, color=color, label=name)
+        axes.vlines(
+            x, [spread.low for spread in spreads], [spread.high for spread in spreads], "#888888", lw=2
+        )
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, **options)
+    if legend and len(heights) > 1:
+        axes.legend(loc=legend)
+
+
 def save(result: Result, path: str | Path) -> None:
     """Draw the figure of a result into a PNG."""
     with rc_context({"font.size": 9, "axes.titlesize": 9.5, "legend.frameon": False, "legend.fontsize": 8}):
