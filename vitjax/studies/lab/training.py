@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,16 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], Int[np.ndarray, "steps B
 
 @dataclass(frozen=True)
 class Examples:
-    """What a model reads, `inputs` [N, ...], and the class it must name, `answers` [N] or [N, T] for one a token."""
+    """What a model reads, `inputs` [N, ...], one array or a tuple of several, and the class it must name.
 
-    inputs: np.ndarray
+    That is `answers` [N], or [N, T] for one a token.
+    """
+
+    inputs: Any
     answers: np.ndarray
 
 
+@runtime_checkable
 class Config(Protocol):
     """Of a model, as those of `vitjax.models` are."""
 
@@ -118,7 +122,10 @@ def train(
 
 @dataclass(frozen=True)
 class Trained:
-    """Models of all seeds after training; parameters, statistics and `losses` [seeds, steps] on a leading axis."""
+    """Models of all seeds after training; parameters, statistics and `losses` [seeds, steps] on a leading axis.
+
+    If `trained` was asked for stages, they are the second axis of parameters and statistics.
+    """
 
     definition: nnx.GraphDef
     params: Tree
@@ -142,41 +149,44 @@ def trained(
     rate: float = 2e-3,
     num_examples: int | None = None,
     draw: Draw | None = None,
+    stages: int | None = None,
 ) -> Trained:
     """Train a classifier, `model(inputs, train=...)`, with each seed.
 
     Args:
       num_examples: each seed learns from so many of the examples, which it chooses; None: from all.
       draw: chooses the examples of all batches, by their places [steps, B]; None: at random.
+      stages: keep parameters and statistics after each of so many equal parts of the steps, see `train`.
     """
-    inputs, answers = jnp.asarray(examples.inputs), jnp.asarray(examples.answers)
+    whole = jax.tree.map(jnp.asarray, (examples.inputs, examples.answers))
     definition, params, stats = fresh(config, seeds)
-    chosen_by = draw or _at_random(len(inputs), num_examples)
+    chosen_by = draw or _at_random(len(examples.answers), num_examples)
     batches = np.stack([chosen_by(np.random.default_rng(seed), (steps, batch)) for seed in seeds])
-    return Trained(definition, *_trained(definition, params, stats, inputs, answers, batches, rate))
+    return Trained(definition, *_trained(definition, params, stats, whole, batches, rate, stages))
 
 
-@partial(jax.jit, static_argnames=("definition", "rate"))  # compiled once for all models that are alike
+# Compiled once for all models that are alike:
+@partial(jax.jit, static_argnames=("definition", "rate", "stages"))
 def _trained(
     definition: nnx.GraphDef,
     params: Tree,
     stats: Tree,
-    inputs: Array,
-    answers: Array,
+    examples: tuple[Any, Array],
     batches: Int[Array, "seeds steps B"],
     rate: float,
+    stages: int | None,
 ) -> tuple[Tree, Tree, Array]:
     def loss_of(model: Any, chosen: Int[Array, " B"]) -> Array:
-        return _cross_entropy(model, (inputs[chosen], answers[chosen]))
+        return _cross_entropy(model, jax.tree.map(lambda array: array[chosen], examples))
 
     def one(params: Tree, stats: Tree, batches: Int[Array, "steps B"]) -> tuple[Tree, Tree, Array]:
-        return train(definition, params, stats, loss_of, batches, rate=rate)
+        return train(definition, params, stats, loss_of, batches, rate=rate, stages=stages)
 
     return jax.vmap(one)(params, stats, batches)
 
 
 @partial(jax.jit, static_argnames="definition")
-def _accuracy(definition: nnx.GraphDef, params: Tree, stats: Tree, inputs: Array, answers: Array) -> Array:
+def _accuracy(definition: nnx.GraphDef, params: Tree, stats: Tree, inputs: Any, answers: Array) -> Array:
     def one(params: Tree, stats: Tree) -> Array:
         return _right(merge(definition, params, stats), inputs, answers)
 
@@ -203,7 +213,7 @@ class Loop:
             return optax.apply_updates(params, updates), stats, state
 
         @jax.jit
-        def right(params: Tree, stats: Tree, inputs: Array, answers: Array) -> Array:
+        def right(params: Tree, stats: Tree, inputs: Any, answers: Array) -> Array:
             return _right(merge(definition, params, stats), inputs, answers)
 
         self.definition = definition
@@ -229,9 +239,9 @@ class Loop:
         params, stats = start
         state = self._optimizer.init(params)
         rates = np.asarray(_schedule(rate, steps)(np.arange(steps)), np.float32)
-        draw = _at_random(len(examples.inputs), num_examples)
+        draw = _at_random(len(examples.answers), num_examples)
         for chosen, now in zip(draw(np.random.default_rng(seed), (steps, batch)), rates, strict=True):
-            drawn = examples.inputs[chosen], examples.answers[chosen]
+            drawn = jax.tree.map(lambda array, at=chosen: array[at], (examples.inputs, examples.answers))
             params, stats, state = self._step(params, stats, state, drawn, now)
         return params, stats
 
@@ -257,12 +267,12 @@ def _gradients(
     return loss, stats_after, gradients
 
 
-def _cross_entropy(model: Any, batch: tuple[Array, Array]) -> Array:
+def _cross_entropy(model: Any, batch: tuple[Any, Array]) -> Array:
     inputs, answers = batch
     return optax.softmax_cross_entropy_with_integer_labels(model(inputs, train=True), answers).mean()
 
 
-def _right(model: Any, inputs: Array, answers: Array) -> Array:
+def _right(model: Any, inputs: Any, answers: Array) -> Array:
     return (model(inputs, train=False).argmax(-1) == answers).mean()
 
 
