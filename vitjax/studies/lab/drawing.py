@@ -16,12 +16,26 @@ STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 SIZE, DPI = (8.0, 3.6), 110  # inches; two panels side by side
 
 
-def curve(axes: Any, x: Sequence[int | float], spreads: Sequence[Spread], label: str, place: int) -> None:
-    """A line through the means with a band from the lowest to the highest seed; `place` chooses colour and dashes."""
+def curve(
+    axes: Any,
+    x: Sequence[int | float],
+    spreads: Sequence[Spread],
+    label: str,
+    place: int,
+    *,
+    hollow: bool = False,
+) -> None:
+    """A line through the means with a band from the lowest to the highest seed.
+
+    Args:
+      place: chooses colour and dashes.
+      hollow: thinner, with hollow marks: of the same thing in another case.
+    """
     color = COLORS[place % len(COLORS)]
     style = STYLES[place % len(STYLES)]
     means = [spread.mean for spread in spreads]
-    axes.plot(x, means, color=color, ls=style, marker="o", ms=3, lw=1.6, label=label)
+    marks: dict[str, Any] = {"lw": 1.0, "mfc": "white", "ms": 5} if hollow else {"lw": 1.6, "ms": 3}
+    axes.plot(x, means, color=color, ls=style, marker="o", label=label, **marks)
     lows, highs = [spread.low for spread in spreads], [spread.high for spread in spreads]
     axes.fill_between(x, lows, highs, color=color, alpha=0.18, lw=0)
 
