@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from vitjax.nn.blocks import EncoderBlock, TransformerConfig
 from vitjax.nn.functional import Tree, merge
 from vitjax.nn.stack import stack_blocks
-from vitjax.studies.lab.drawing import curve
+from vitjax.studies.lab.drawing import panel
 from vitjax.studies.lab.study import Check, Result, Size, Spread, Study, Table
-from vitjax.studies.lab.training import fresh, keys
+from vitjax.studies.lab.training import Build, fresh, keys
 
 DEPTHS = {"reduced": 12, "full": 24, "long": 32}  # float32 ends soon after: see the numbers without norm
 WIDTH, TOKENS, BATCH = 64, 16, 8
@@ -37,91 +37,68 @@ VARIANTS = (
     Variant("none, with norm", 0.0, 1.0, 0.0),
     Variant("none, no norm", 0.0, 0.0, 0.0),
 )
-PRE, POST, _, BARE_NORM, BARE = VARIANTS
+PRE, POST, _, BARE_NORM, BARE = (variant.label for variant in VARIANTS)
 
 
 def run(seeds: tuple[int, ...], size: Size) -> Result:
     """Each variant at one depth: what reaches the first layer, and what is left of the tokens in the last."""
     depth = DEPTHS[size]
-    definition, params, _ = fresh(partial(_blocks, depth), seeds)
+    definition, params, _ = fresh(Build(partial(_blocks, depth)), seeds)
     by_depth = jax.jit(jax.vmap(partial(_by_depth, depth, definition), in_axes=(0, 0, None)))
-    gradients, apart = {}, {}
-    for variant in VARIANTS:
-        found = by_depth(params, keys(seeds), variant[1:])
-        gradients[variant], apart[variant] = (
-            np.asarray(each, np.float64) for each in found
-        )  # [seeds, layers]
-
-    def first_to_last(variant: Variant) -> Spread:
-        return Spread.of(gradients[variant][:, 0] / gradients[variant][:, -1])
-
-    rows = tuple(
-        (
-            variant.label,
-            first_to_last(variant),
-            Spread.of(gradients[variant][:, depth // 2] / gradients[variant][:, -1]),
-            Spread.of(apart[variant][:, 0]),
-            Spread.of(apart[variant][:, -1]),
+    apart: dict[str, list[Spread]] = {}
+    gradients: dict[str, list[Spread]] = {}  # of each layer, of the last's
+    for label, *variant in VARIANTS:
+        norms, differences = (
+            np.asarray(each, float) for each in by_depth(params, keys(seeds), tuple(variant))
         )
-        for variant in VARIANTS
-    )
+        gradients[label] = [Spread.of(layer) for layer in (norms / norms[:, -1:]).T]
+        apart[label] = [Spread.of(layer) for layer in differences.T]
+    first = {label: layers[0] for label, layers in gradients.items()}
+    unit = "times the last layer's"
     checks = (
         Check(
             "without residual connections and norms the gradient of the first layer vanishes",
-            first_to_last(BARE),
-            "times the last layer's",
+            first[BARE],
+            unit,
             at_most=1e-3,
             essential=True,
         ),
         Check(
-            "with them it does not (pre-norm)",
-            first_to_last(PRE),
-            "times the last layer's",
-            at_least=0.1,
-            at_most=100.0,
-            essential=True,
+            "with them it does not (pre-norm)", first[PRE], unit, at_least=0.1, at_most=100.0, essential=True
         ),
         Check(
-            "nor in the first Transformer's order (post-norm)",
-            first_to_last(POST),
-            "times the last layer's",
-            at_least=0.1,
-            at_most=100.0,
+            "nor in the first Transformer's order (post-norm)", first[POST], unit, at_least=0.1, at_most=100.0
         ),
         Check(
             "residual connections are needed for it: norms alone do not keep the gradient",
-            first_to_last(BARE_NORM),
-            "times the last layer's",
+            first[BARE_NORM],
+            unit,
             at_most=1e-3,
         ),
     )
 
     def draw(figure: Figure) -> None:
         gradient, tokens = figure.subplots(1, 2)
-        layers = range(1, depth + 1)
-        for place, variant in enumerate(VARIANTS):
-            relative = gradients[variant] / gradients[variant][:, -1:]
-            curve(gradient, layers, [Spread.of(at) for at in relative.T], variant.label, place)
-            curve(tokens, layers, [Spread.of(at) for at in apart[variant].T], variant.label, place)
-        gradient.set(
-            xlabel="layer",
-            ylabel="gradient (times the last layer's)",
+        panel(
+            gradient,
+            range(1, depth + 1),
+            gradients,
             title="gradient by depth",
-            yscale="log",
+            xlabel="layer (number)",
+            ylabel="gradient (times the last layer's)",
+            log="y",
+            legend=None,
         )
-        for axes in (gradient, tokens):
-            axes.xaxis.get_major_locator().set_params(integer=True)
-        tokens.set(
-            xlabel="layer",
-            ylabel="differences (fraction of the vectors)",
+        panel(
+            tokens,
+            range(1, depth + 1),
+            apart,
             title="what is left of the differences between tokens",
-            yscale="log",
+            xlabel="layer (number)",
+            ylabel="differences (fraction of the vectors)",
+            log="y",
             ylim=(1e-8, 1.5),
         )
-        tokens.legend()
-
-    def ratio(variant: Variant) -> str:
-        return f"{first_to_last(variant).mean:.1g}"
 
     return Result(
         Table(
@@ -132,23 +109,26 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
                 "tokens apart after the first layer (fraction)",
                 f"after layer {depth} (fraction)",
             ),
-            rows,
+            tuple(
+                (label, layers[0], layers[depth // 2], apart[label][0], apart[label][-1])
+                for label, layers in gradients.items()
+            ),
         ),
         checks,
-        f"Over {depth} layers at initialisation the gradient that reaches the first layer is {ratio(BARE)} times the "
-        f"last's without residual connections and norms, {ratio(PRE)} times with residual connections and pre-norm "
-        f"and {ratio(POST)} times with post-norm. Without residual connections but with norms it is "
-        f"{ratio(BARE_NORM)} times. What residual connections save in a Transformer is not the gradient alone: "
-        f"without them attention averages the tokens until they are all the same. After {depth} layers the part of "
-        f"the vectors that tells tokens apart is {apart[BARE_NORM][:, -1].mean():.1g} with norms alone, against "
-        f"{apart[PRE][:, -1].mean():.1g} with residual connections and pre-norm.",
+        f"Over {depth} layers at initialisation the gradient that reaches the first layer is {first[BARE].mean:.1g} "
+        f"times the last's without residual connections and norms, {first[PRE].mean:.1g} times with residual "
+        f"connections and pre-norm and {first[POST].mean:.1g} times with post-norm. Without residual connections but "
+        f"with norms it is {first[BARE_NORM].mean:.1g} times. What residual connections save in a Transformer is not "
+        "the gradient alone: without them attention averages the tokens until they are all the same. After "
+        f"{depth} layers the part of the vectors that tells tokens apart is {apart[BARE_NORM][-1].mean:.1g} with norms "
+        f"alone, against {apart[PRE][-1].mean:.1g} with residual connections and pre-norm.",
         draw,
         "Gradient of a random function of the output with respect to what leaves each layer, and how far the tokens "
         "still differ there.",
     )
 
 
-def _blocks(depth: int, rngs: nnx.Rngs) -> EncoderBlock:
+def _blocks(depth: int, *, rngs: nnx.Rngs) -> EncoderBlock:
     config = TransformerConfig(WIDTH, depth, 4, 4 * WIDTH)
     return stack_blocks(lambda r: EncoderBlock(config, rngs=r), depth, rngs=rngs)
 

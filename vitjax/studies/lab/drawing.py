@@ -66,6 +66,7 @@ def panel(
     for place, (name, spreads) in enumerate(curves.items()):
         curve(axes, x, spreads, name, names.index(name) if names else place)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.locator_params(axis="x", integer=all(isinstance(each, int) for each in x))
     if "y" in log:
         axes.set_yscale("log")
     if "x" in log:
