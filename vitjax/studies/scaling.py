@@ -13,95 +13,80 @@ from matplotlib.figure import Figure
 
 from vitjax.nn.attention import MultiHeadAttention, softmax_scores
 from vitjax.nn.functional import Tree, merge
-from vitjax.studies.lab.drawing import curve
-from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.lab.training import fresh, keys, train
+from vitjax.studies.lab.drawing import panel
+from vitjax.studies.lab.study import Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.training import Build, fresh, keys, train
 
 WIDTHS = {"reduced": (4, 1024), "full": (4, 16, 64, 256, 1024), "long": (4, 16, 64, 256, 1024, 4096)}
 STEPS = {"reduced": 60, "full": 400, "long": 2000}
 KEYS, QUERIES, GROUPS = 64, 32, 32  # of random attention: each group of queries has keys of its own
 PAIRS, EMBEDDING, BATCH = 16, 32, 64  # of the task: pairs to remember, features, examples a step
 DIVIDED, PLAIN = "divided by sqrt(d_k)", "not divided"
+GRADIENTS = ("score", "median", "mean")
+COLUMNS = {
+    "variance": "variance of scores",
+    "entropy": "entropy (of log keys)",
+    "score_gradient": "gradient of scores, mean",
+    "median_gradient": "of a query, median",
+    "mean_gradient": "of a query, mean",
+    "loss": "loss (nats)",
+}
 
 
 def run(seeds: tuple[int, ...], size: Size) -> Result:
     """The four quantities against d_k."""
     widths = WIDTHS[size]
-    found: dict[str, list] = {DIVIDED: [], PLAIN: []}
-    losses: dict[str, list] = {DIVIDED: [], PLAIN: []}
+    found: dict[str, dict[str, list[Spread]]] = {
+        DIVIDED: {},
+        PLAIN: {},
+    }  # of each kind, by name, at each width
     for width in widths:
         draws = _draws(width, seeds)
-        trained = _training(width, STEPS[size], seeds)
-        for label, scale in ((DIVIDED, width**-0.5), (PLAIN, 1.0)):
-            found[label].append(_at_random(*draws, scale))
-            losses[label].append(trained(scale))
-
-    def spreads(label: str, name: str) -> list[Spread]:
-        return [Spread.of(np.asarray(at[name])) for at in found[label]]
-
-    def ratio(name: str) -> Spread:
-        """Of the widest to the narrowest, not divided."""
-        return Spread.of(np.asarray(found[PLAIN][-1][name] / found[PLAIN][0][name]))
-
-    names = ("variance", "entropy", "score_gradient", "median_gradient", "mean_gradient")
-    rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (width, label, *(spreads(label, name)[place] for name in names), Spread.of(losses[label][place]))
-        for label in (DIVIDED, PLAIN)
-        for place, width in enumerate(widths)
-    )
-    per_width = [np.asarray(at["variance"]) / width for at, width in zip(found[PLAIN], widths, strict=True)]
-    projected = _projected_variance(seeds)
+        losses = _training(width, STEPS[size], seeds)
+        for kind, scale in ((DIVIDED, width**-0.5), (PLAIN, 1.0)):
+            for name, values in {**_at_random(*draws, scale), "loss": losses(scale)}.items():
+                found[kind].setdefault(name, []).append(Spread.of(values))
+    plain, divided = found[PLAIN], found[DIVIDED]
+    narrow, wide = widths[0], widths[-1]
+    errors = (abs(at / width - 1) for at, width in zip(plain["variance"], widths, strict=True))
+    score, median, mean = (plain[f"{of}_gradient"][-1] / plain[f"{of}_gradient"][0] for of in GRADIENTS)
     checks = (
         Check(
             "the variance of q.k is d_k (largest relative error over all d_k)",
-            Spread.of(np.abs(np.stack(per_width) - 1).max(axis=0)),
+            Spread.most(*errors),
             "of d_k",
             at_most=0.1,
             essential=True,
         ),
         Check(
             "it is so for a freshly initialised attention layer too (d_k = 64)",
-            Spread.of(projected / 64),
+            _projected_variance(seeds) / 64,
             "of d_k",
             at_least=0.8,
             at_most=1.2,
         ),
         Check(
-            f"without division softmax saturates (entropy at d_k = {widths[-1]})",
-            spreads(PLAIN, "entropy")[-1],
+            f"without division softmax saturates (entropy at d_k = {wide})",
+            plain["entropy"][-1],
             "of log(keys)",
             at_most=0.3,
             essential=True,
         ),
         Check(
-            "with division it does not",
-            spreads(DIVIDED, "entropy")[-1],
-            "of log(keys)",
-            at_least=0.8,
-            essential=True,
+            "with division it does not", divided["entropy"][-1], "of log(keys)", at_least=0.8, essential=True
         ),
         Check(
-            f"without division the softmax's own gradient shrinks (of scores, d_k = {widths[-1]} against {widths[0]})",
-            ratio("score_gradient"),
+            f"without division the softmax's own gradient shrinks (of scores, d_k = {wide} against {narrow})",
+            score,
             "times",
             at_most=0.5,
             essential=True,
         ),
+        Check("so does the gradient of the typical query (median)", median, "times", at_most=0.5),
+        Check("so does the mean over queries, which is what a batch adds up", mean, "times", at_most=0.5),
         Check(
-            "so does the gradient of the typical query (median)",
-            ratio("median_gradient"),
-            "times",
-            at_most=0.5,
-        ),
-        Check(
-            "so does the mean over queries, which is what a batch adds up",
-            ratio("mean_gradient"),
-            "times",
-            at_most=0.5,
-        ),
-        Check(
-            f"without division training is worse at d_k = {widths[-1]}",
-            Spread.of(np.asarray(losses[PLAIN][-1] / losses[DIVIDED][-1])),
+            f"without division training is worse at d_k = {wide}",
+            plain["loss"][-1] / divided["loss"][-1],
             "times the loss with division",
             at_least=1.1,
         ),
@@ -109,45 +94,41 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
 
     def draw(figure: Figure) -> None:
         entropy, gradient, loss = figure.subplots(1, 3)
-        for place, label in enumerate((DIVIDED, PLAIN)):
-            curve(entropy, widths, spreads(label, "entropy"), label, place)
-            curve(gradient, widths, spreads(label, "median_gradient"), f"{label}: median", place)
-            curve(loss, widths, [Spread.of(at) for at in losses[label]], label, place)
-        curve(gradient, widths, spreads(PLAIN, "mean_gradient"), f"{PLAIN}: mean", 2)
-        entropy.set(ylabel="entropy of the weights (fraction of log keys)", title="saturation", ylim=(0, 1))
-        gradient.set(ylabel="|d output / d query| (norm)", title="gradient of a query", yscale="log")
-        gradient.set_ylim(bottom=1e-6)
-        loss.set(ylabel="cross-entropy (nats)", title="recall task, after training", yscale="log")
-        for axes in (entropy, gradient, loss):
-            axes.set(xlabel="d_k (features of a head)", xscale="log")
-            axes.legend()
+        queries = {f"{kind}: median": found[kind]["median_gradient"] for kind in found}
+        queries[f"{PLAIN}: mean"] = plain["mean_gradient"]
+        for axes, curves, ylabel, title, log in (
+            (entropy, _of("entropy"), "entropy of the weights (fraction of log keys)", "saturation", "x"),
+            (gradient, queries, "|d output / d query| (norm)", "gradient of a query", "xy"),
+            (loss, _of("loss"), "cross-entropy (nats)", "recall task, after training", "xy"),
+        ):
+            panel(
+                axes, widths, curves, xlabel="d_k (features of a head)", ylabel=ylabel, title=title, log=log
+            )
+        entropy.set(ylim=(0, 1))
+        gradient.set(ylim=(1e-6, None))
 
-    score, median, mean = (
-        ratio(name).mean for name in ("score_gradient", "median_gradient", "mean_gradient")
-    )
+    def _of(name: str) -> dict[str, list[Spread]]:
+        return {kind: found[kind][name] for kind in found}
+
     return Result(
         Table(
-            (
-                "d_k",
-                "scores",
-                "variance of scores",
-                "entropy (of log keys)",
-                "gradient of scores, mean",
-                "of a query, median",
-                "of a query, mean",
-                "loss (nats)",
+            ("d_k", "scores", *COLUMNS.values()),
+            tuple(
+                (width, kind, *(of[name][place] for name in COLUMNS))
+                for kind, of in found.items()
+                for place, width in enumerate(widths)
             ),
-            rows,
         ),
         checks,
-        f"The variance is d_k, and without division the entropy falls to {spreads(PLAIN, 'entropy')[-1].mean:.2f} of "
-        f"its largest value. From d_k = {widths[0]} to {widths[-1]} the gradient of the scores shrinks to "
-        f"{score:.2g} times, as the textbooks say. But queries and keys are what is trained, and a query's gradient "
-        "is that of the scores times keys, whose length grows with sqrt(d_k): its mean does not shrink, it is "
-        f"{mean:.2g} times. Only the typical one does (median: {median:.2g} times). Division does not prevent small "
-        "gradients so much as gradients that are nearly all zero and now and then huge. Trained on a recall task, "
-        f"the head of d_k = {widths[-1]} ends with a loss of {losses[DIVIDED][-1].mean():.2g} nats with division and "
-        f"of {losses[PLAIN][-1].mean():.2g} without; guessing has {np.log(PAIRS):.2f}.",
+        f"The variance is d_k, and without division the entropy falls to {plain['entropy'][-1].mean:.2f} of its "
+        f"largest value. From d_k = {narrow} to {wide} the gradient of the scores shrinks to {score.mean:.2g} times, "
+        "as the textbooks say. But queries and keys are what is trained, and a query's gradient is that of the scores "
+        f"times keys, whose length grows with sqrt(d_k): its mean does not shrink, it is {mean.mean:.2g} times. Only "
+        f"the typical one does (median: {median.mean:.2g} times). Division does not prevent small gradients so much as "
+        "gradients that are nearly all zero and now and then huge. Trained on a recall task, the head of "
+        f"d_k = {wide} ends with a loss of {divided['loss'][-1].mean:.2g} nats with division and of "
+        f"{plain['loss'][-1].mean:.2g} without; guessing has {np.log(PAIRS):.2f}. Smaller initial weights of queries "
+        "and keys would do at the start what division does, and both losses are at one learning rate.",
         draw,
         "Entropy of the attention weights, gradient of the output with respect to a query, and the loss of a trained "
         "attention layer, against the width of a head.",
@@ -190,7 +171,7 @@ def _at_random(
     }
 
 
-def _projected_variance(seeds: tuple[int, ...]) -> Float[np.ndarray, " seeds"]:
+def _projected_variance(seeds: tuple[int, ...]) -> Spread:
     """Variance of the undivided scores of a fresh layer over normalised tokens."""
 
     @jax.jit
@@ -201,8 +182,8 @@ def _projected_variance(seeds: tuple[int, ...]) -> Float[np.ndarray, " seeds"]:
         query, (others, _) = layer.project_query(x), layer.project_key_value(x)
         return jnp.einsum("bthc,bshc->bhts", query, others).var()
 
-    definition, params, _ = fresh(lambda rngs: MultiHeadAttention(256, 4, rngs=rngs), seeds)
-    return np.asarray(variance(params, keys(seeds)))
+    definition, params, _ = fresh(Build(partial(MultiHeadAttention, 256, 4)), seeds)
+    return Spread.of(variance(params, keys(seeds)))
 
 
 class Recall(nnx.Module):
@@ -236,7 +217,7 @@ def _training(
         _, _, losses = train(definition, params, {}, partial(loss_of, scale), batches, rate=3e-3)
         return losses[-steps // 10 :].mean()
 
-    definition, params, _ = fresh(lambda rngs: Recall(width, rngs=rngs), seeds)
+    definition, params, _ = fresh(Build(partial(Recall, width)), seeds)
     generators = [np.random.default_rng(seed) for seed in seeds]
     values, asked = (
         np.stack([rng.integers(0, PAIRS, (steps, BATCH, *shape)) for rng in generators])

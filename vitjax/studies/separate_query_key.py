@@ -7,22 +7,20 @@ from statistics import stdev
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitjax.models.text_encoder import TextEncoderConfig
-from vitjax.models.vit import VisionTransformerConfig
 from vitjax.nn.attention import MultiHeadAttention, softmax_scores
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree, merge
 from vitjax.nn.positions import rotary
-from vitjax.studies.lab.digits import digit_examples
+from vitjax.studies.lab.digits import digit_examples, digit_vit
 from vitjax.studies.lab.drawing import COLORS
 from vitjax.studies.lab.sequences import Tagger, before, mirrored, sequences
 from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.lab.training import Examples, fresh, keys, trained
+from vitjax.studies.lab.training import Build, Config, Examples, fresh, keys, trained
 
 STEPS = {"reduced": 200, "full": 800, "long": 4000}  # of each task
 MODELS = {"reduced": 1, "full": 4, "long": 16}  # of each seed
@@ -32,7 +30,7 @@ SHARED, SEPARATE = "shared", "separate"
 RING = "token before, 1 head"
 CEILING = 1 - (1 - 1 / VOCABULARY) / LENGTH  # of knowing all tokens but one, which is guessed
 
-Task = tuple[Callable[[bool, nnx.Rngs], nnx.Module], tuple[Examples, Examples]]
+Task = tuple[Callable[[bool], Config], tuple[Examples, Examples]]
 
 
 def run(seeds: tuple[int, ...], size: Size) -> Result:
@@ -42,20 +40,14 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
     models = tuple(MODELS[size] * seed + place for seed in seeds for place in range(MODELS[size]))
     accuracy = {
         task: {
-            name: trained(
-                partial(build, name == SHARED), learned, models, steps=STEPS[size], rate=5e-3
-            ).accuracy(held_out)
+            name: trained(config(name == SHARED), learned, models, steps=STEPS[size], rate=5e-3).accuracy(
+                held_out
+            )
             for name in layers
         }
-        for task, (build, (learned, held_out)) in tasks.items()
+        for task, (config, (learned, held_out)) in tasks.items()
     }
-    gained = {
-        task: Spread.of(
-            100 * (separate - shared)
-            for separate, shared in zip(found[SEPARATE].values, found[SHARED].values, strict=True)
-        )
-        for task, found in accuracy.items()
-    }
+    gained = {task: 100 * (found[SEPARATE] - found[SHARED]) for task, found in accuracy.items()}
     measured = {
         "asymmetry of scores (deviations)": "scores",
         "the same with rotary positions (deviations)": "rotated",
@@ -148,8 +140,8 @@ def _dot(axes: Axes, x: int | float, spread: Spread, place: int, label: str | No
 
 def _symmetry(shared: bool, seeds: tuple[int, ...]) -> dict[str, Spread]:
     """Of a fresh layer over random normal tokens."""
-    build = partial(MultiHeadAttention, WIDTH, HEADS, share_query_key=shared)
-    definition, params, _ = fresh(lambda rngs: build(rngs=rngs), seeds)
+    layer_of = Build(partial(MultiHeadAttention, WIDTH, HEADS, share_query_key=shared))
+    definition, params, _ = fresh(layer_of, seeds)
 
     def asymmetry(matrix: Float[Array, "B H T T"]) -> Array:
         return jnp.abs(matrix - matrix.mT).max()
@@ -184,15 +176,14 @@ def _tasks() -> dict[str, Task]:
         feed_forward = 2 * WIDTH + (WIDTH // 2 if shared else 0)
         return TransformerConfig(WIDTH, depth, heads, feed_forward, share_query_key=shared)
 
-    def tagger(heads: int, shared: bool, rngs: nnx.Rngs) -> Tagger:
+    def tagger(heads: int, shared: bool) -> Config:
         one_layer = transformer(shared, 1, heads)
-        return Tagger(TextEncoderConfig(one_layer, VOCABULARY, LENGTH, positions="sinusoidal"), rngs=rngs)
-
-    def vit(shared: bool, rngs: nnx.Rngs) -> nnx.Module:
-        two_layers = transformer(shared, 2, HEADS)
-        return VisionTransformerConfig(two_layers, (8, 8), (2, 2), channels=1, num_classes=10).build(
-            rngs=rngs
+        return Build(
+            partial(Tagger, TextEncoderConfig(one_layer, VOCABULARY, LENGTH, positions="sinusoidal"))
         )
+
+    def vit(shared: bool) -> Config:
+        return digit_vit(transformer(shared, 2, HEADS))
 
     backwards, across = (
         sequences([answer], vocabulary=VOCABULARY, length=LENGTH) for answer in (before(1), mirrored)
