@@ -142,7 +142,7 @@ def attention_maps(
         )
     if target is not None and method != "gradient_rollout":
         raise ValueError(f"method {method!r} is the same for every class: target is for gradient_rollout")
-    images = _of_one_size(model.prepare(images))
+    images = of_one_size(model.prepare(images))
     if target is not None:
         target = np.broadcast_to(np.asarray(target, np.int32), images.shape[:1])
         if target.min() < 0 or target.max() >= encoder.num_classes:
@@ -167,7 +167,7 @@ def cross_attention_maps(
     if not model.writes:
         raise ValueError("this model names classes and has no decoder: use attention_maps")
     image_encoder(model.config)
-    images = _of_one_size(model.prepare(images))
+    images = of_one_size(model.prepare(images))
     tokens = tokens if isinstance(tokens, jax.Array) else np.asarray(tokens, np.int32)
     return _cross(model.definition, model.params, model.stats, images, tokens, token_mask)
 
@@ -284,7 +284,8 @@ def _cross(
     return CrossAttentionMaps(weights.reshape(*weights.shape[:-1], rows, columns), tokens, images)
 
 
-def _of_one_size(images: Any) -> Float[Array, "B height width ch"]:
+def of_one_size(images: Any) -> Float[Array, "B height width ch"]:
+    """Images of a batch as one array; ValueError if they are patches of many sizes."""
     if isinstance(images, PackedPatches):
         raise ValueError("these images come out in many sizes: maps are made of images of one size at a time")
     return jnp.asarray(images)
