@@ -231,8 +231,7 @@ FOUND = {
         {
             "so it is as soon as it reads better than chance",
             "the last layer's attention alone says as much",
-            "rollout says more than the image itself, without any model, of how much each patch is out of the "
-            "ordinary",
+            "rollout says more than the image alone: how far each patch is from what covers it",
         },
     ),
 }

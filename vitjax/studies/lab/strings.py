@@ -1,13 +1,14 @@
 """Short strings of handwritten digits, the smallest image-to-text task: three digits with random gaps."""
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from vitjax.models.decoder import DecoderConfig
 from vitjax.models.encoder_decoder import Encoded, EncoderDecoderConfig
 from vitjax.models.show_attend_tell import ShowAttendTellConfig
 from vitjax.models.vit import VisionTransformer
@@ -54,6 +55,15 @@ def strings(examples: Examples, count: int, rng: np.random.Generator) -> Strings
 def string_encoder(transformer: TransformerConfig) -> VisionTransformerConfig:
     """Sees the image of a string as columns of two pixels."""
     return VisionTransformerConfig(transformer, (SIDE, WIDTH), (SIDE, PATCH), channels=1, pooling="none")
+
+
+def string_transformer(
+    encoder: TransformerConfig, decoder: TransformerConfig, **options: Any
+) -> EncoderDecoderConfig:
+    """Writes the digits of a string; other options of the decoder's config may be changed."""
+    return EncoderDecoderConfig(
+        string_encoder(encoder), DecoderConfig(decoder, VOCABULARY, DIGITS, **options)
+    )
 
 
 def prompted(digits: Int[Array | np.ndarray, "N T"]) -> Int[Array, "N U"]:

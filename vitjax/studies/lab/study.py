@@ -6,15 +6,16 @@ a table, one figure and the checks that the verdict follows from. It prints, tim
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
-from typing import Literal
+from typing import Literal, TypeVar
 
 from matplotlib.figure import Figure
 
 Size = Literal["reduced", "full", "long"]
 Verdict = Literal["holds", "holds under conditions", "wrong as usually stated"]
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ class Spread:
         seeds = max(map(len, all_))
         alike = (values * seeds if len(values) == 1 else values for values in all_)
         return Spread.of(of(*values) for values in zip(*alike, strict=True))
+
+
+def spreads(found: Iterable[Mapping[Name, float]]) -> dict[Name, Spread]:
+    """Of several quantities, by name, that were found with each seed."""
+    of_seeds = list(found)
+    return {name: Spread.of(each[name] for each in of_seeds) for name in of_seeds[0]}
 
 
 Cell = str | int | float | Spread
