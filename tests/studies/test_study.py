@@ -158,7 +158,7 @@ FOUND = {
     ),
     "layernorm-or-batchnorm": (
         "holds under conditions",
-        {"with post-norm the gradient vanishes towards the first layer"},
+        {"and vanishes towards the first layer"},
     ),
     "residual": (
         "holds under conditions",

@@ -1,287 +1,242 @@
-"""LayerNorm against BatchNorm in a Transformer: batches, modes, padding, lengths; pre- against post-norm by depth."""
+"""LayerNorm against BatchNorm in a Transformer: lengths, padding, small batches, modes; pre- against post-norm."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from operator import truediv
-from typing import get_args
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+from flax.nnx import GraphDef
+from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
+from vitjax.models.decoder import DecoderConfig, TransformerDecoder
+from vitjax.nn.blocks import TransformerConfig
+from vitjax.nn.functional import Tree, merge
 from vitjax.nn.norms import NormKind
-from vitjax.studies.lab.drawing import curve
-from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.lab.training import Trained, trained
-from vitjax.studies.layernorm_or_batchnorm_measures import (
-    LENGTH,
-    WIDTH,
-    Position,
-    Task,
-    changed_answers,
-    distances_of_statistics,
-    gradients,
-    images,
-    influence_of_others,
-    seen_of_the_future,
-    text,
-    transformer,
-)
+from vitjax.studies.lab.digits import digit_examples, digit_vit
+from vitjax.studies.lab.drawing import panel
+from vitjax.studies.lab.sentences import LONGEST, alike_in_length, sentence_reader, sentences
+from vitjax.studies.lab.study import Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.training import Build, Config, Draw, Examples, Trained, fresh, trained
 
-TEXT, IMAGES = "text", "images"
-BATCHES: dict[Size, dict[str, tuple[int, ...]]] = {
-    "reduced": {TEXT: (2,)},
-    "full": {TEXT: (2, 8, 32), IMAGES: (2, 8, 32)},
-    "long": {TEXT: (2, 8, 32, 128), IMAGES: (2, 8, 32, 128)},
+MIXED, ALIKE, EQUAL, IMAGES = "lengths mixed", "alike in a batch", "all of 12 words", "images"
+SEEN: dict[Size, dict[str, int]] = {  # examples that a model learns from
+    "reduced": {MIXED: 200},
+    "full": {MIXED: 9600, ALIKE: 9600, EQUAL: 9600, IMAGES: 25600},
+    "long": {MIXED: 38400, ALIKE: 38400, EQUAL: 38400, IMAGES: 102400},
 }
-EXAMPLES: dict[Size, dict[str, int]] = {  # seen in training
-    "reduced": {TEXT: 200},
-    "full": {TEXT: 9600, IMAGES: 6400},
-    "long": {TEXT: 38400, IMAGES: 51200},
-}
-DEPTHS = {"reduced": (12,), "full": (4, 24), "long": (4, 12, 48)}
+BATCHES: dict[Size, tuple[int, ...]] = {"reduced": (2,), "full": (2, 8, 32), "long": (2, 8, 32, 128)}
+DEPTH = {"reduced": 12, "full": 24, "long": 48}  # layers whose gradients are compared
 RATE = 8e-3  # in batches of 32
-ONE_LENGTH, LIKE_LENGTH = "all of 12 words", "alike in length"
-NORMS: dict[str, NormKind] = {"LayerNorm": "layer", "BatchNorm": "batch"}
-LAYER, BATCH = NORMS
-POSITIONS: tuple[Position, ...] = get_args(Position)
-NOT_MEASURED = "-"
+NORMS: tuple[NormKind, NormKind] = ("layer", "batch")
+BLOCKS = TransformerConfig(width=32, depth=2, num_heads=4, feed_forward_width=64)
 
-ByNorm = dict[str, Spread]
+
+@dataclass(frozen=True)
+class Task:
+    """Examples to learn from and held-out ones, the model for them, and how its batches are put together."""
+
+    examples: Examples
+    held_out: Examples
+    model: Callable[[TransformerConfig], Config]
+    draw: Draw
 
 
 def run(seeds: tuple[int, ...], size: Size) -> Result:
-    """Train both norms on sentences and images, in batches of several sizes; then look at gradients by depth."""
-    tasks = {TEXT: text(), IMAGES: images()}
+    """Train both norms on each task, in batches of each size; then exchange, pad and look at gradients by layer."""
+    tasks, kinds, batches, depth = _tasks(), SEEN[size], BATCHES[size], DEPTH[size]
     models = {
-        (task, batch): {
-            name: _learned(tasks[task], norm, batch, EXAMPLES[size][task], seeds)
-            for name, norm in NORMS.items()
-        }
-        for task, batches in BATCHES[size].items()
-        for batch in batches
+        (kind, n): [_learned(tasks[kind], norm, n, seen, seeds) for norm in NORMS]
+        for kind, seen in kinds.items()
+        for n in batches
     }
-    accuracy: dict[tuple[str, int], ByNorm] = {}
-    changed: dict[tuple[str, int], ByNorm] = {}
-    for (task, batch), found in models.items():
-        learned, held_out = tasks[task].examples, tasks[task].held_out
-        accuracy[task, batch] = {name: model.accuracy(held_out) for name, model in found.items()}
-        changed[task, batch] = {name: changed_answers(model, learned, batch) for name, model in found.items()}
-    others = {} if size == "reduced" else _of_other_lengths(EXAMPLES[size][TEXT], seeds)
-
-    few, many = min(BATCHES[size][TEXT]), max(BATCHES[size][TEXT])
-    sentences = tasks[TEXT].held_out.inputs
-    influence = {name: influence_of_others(model, sentences) for name, model in models[TEXT, few].items()}
-    future = {name: seen_of_the_future(norm, seeds) for name, norm in NORMS.items()}
-    words = (sentences > 0).sum(axis=1) - 1
-    lengths = {"any": words > 0, "short": words <= 4, "long": words >= LENGTH - 4}
-    batches_of = np.stack([sentences[rows][:32] for rows in lengths.values()])
-    off = dict(zip(lengths, distances_of_statistics(models[TEXT, many][BATCH], batches_of), strict=True))
-    by_layer = gradients(tasks[TEXT], DEPTHS[size], seeds)
-    deepest = max(DEPTHS[size])
-    last = {key: Spread.of(norms[:, -1]) for key, norms in by_layer.items()}
-    first = {key: Spread.of(norms[:, 0] / norms[:, -1]) for key, norms in by_layer.items()}
-
-    def by_norm(what: str, found: ByNorm) -> tuple[Cell, ...]:
-        return (what, found[LAYER], found[BATCH], NOT_MEASURED)
-
-    def by_position(what: str, found: dict[tuple[Position, int], Spread], depth: int) -> tuple[Cell, ...]:
-        return (what, found["pre", depth], NOT_MEASURED, found["post", depth])
-
-    moved = {
-        (what, train): {name: influence[name][what][train] for name in NORMS}
-        for what in ("others", "padding")
-        for train in (True, False)
+    accuracy = {
+        (kind, n): [model.accuracy(tasks[kind].held_out) for model in both]
+        for (kind, n), both in models.items()
     }
-    rows = [
-        *(by_norm(f"accuracy, {task}, batches of {n} (fraction)", f) for (task, n), f in accuracy.items()),
-        *(by_norm(f"accuracy, text, batches of 8, {kind} (fraction)", f) for kind, f in others.items()),
-        by_norm(f"answers unlike those in evaluation, text, batch of {few} (fraction)", changed[TEXT, few]),
-        by_norm("answer moved by other sentences, in training (deviations)", moved["others", True]),
-        by_norm("answer moved by more padding, in training (deviations)", moved["padding", True]),
-        by_norm("logits moved by a later token, in training (fraction)", future),
-        *(by_position(f"gradient of the last of {n} layers (loss per unit)", last, n) for n in DEPTHS[size]),
-        by_position(f"gradient of the first of {deepest} layers (times the last)", first, deepest),
-    ]
-    by_others, by_padding, modes = moved["others", True], moved["padding", True], changed[TEXT, few]
-    evaluated = _each(moved["others", False][BATCH], moved["padding", False][BATCH], max)
+    changed = {(kind, n): _changed_answers(batch, tasks[kind], n) for (kind, n), (_, batch) in models.items()}
+    lead = {key: 100 * (layer - batch) for key, (layer, batch) in accuracy.items()}
+    layer, batch = models[MIXED, 2]
+    unmoved, unmoved_by_padding = _moved(layer, tasks[MIXED].held_out, train=True)
+    moved, moved_by_padding = _moved(batch, tasks[MIXED].held_out, train=True)
+    evaluated = Spread.most(*_moved(batch, tasks[MIXED].held_out, train=False))
+    future = _seen_of_the_future(seeds)
+    pre = _gradients(tasks[MIXED], replace(BLOCKS, depth=depth, norm_position="pre"), seeds)
+    post = _gradients(tasks[MIXED], replace(BLOCKS, depth=depth, norm_position="post"), seeds)
+    first = post[0] / post[-1]
+
+    far, points = "deviations", "percentage points"
+    modes = "batches of 2 sentences get other answers in training than in evaluation"
+    late = "BatchNorm lets a causal decoder see the future while it trains"
+    last = f"with post-norm the gradient of the last of {depth} layers is larger than with pre-norm"
     checks = [
-        Check(
-            "with LayerNorm no answer depends on the other sentences of its batch",
-            by_others[LAYER],
-            "deviations",
-            at_most=0.0,
-            essential=True,
-        ),
-        Check(
-            "nor on how much padding they bring (but for rounding)",
-            by_padding[LAYER],
-            "deviations",
-            at_most=1e-4,
-            essential=True,
-        ),
-        Check(
-            "with BatchNorm it does in training: on the other sentences",
-            by_others[BATCH],
-            "deviations",
-            at_least=0.01,
-            essential=True,
-        ),
-        Check("and on the padding", by_padding[BATCH], "deviations", at_least=0.01, essential=True),
-        Check("in evaluation BatchNorm's answers depend on neither", evaluated, "deviations", at_most=1e-4),
-        Check(
-            f"in batches of {few}, BatchNorm answers otherwise in training than in evaluation",
-            modes[BATCH],
-            "of the answers",
-            at_least=0.05,
-        ),
-        Check("LayerNorm never does", modes[LAYER], "of the answers", at_most=0.0),
-        Check(
-            "BatchNorm lets a causal decoder see the future while it trains",
-            future[BATCH],
-            "of the logits before a changed token",
-            at_least=0.5,
-        ),
-        Check(
-            "batches of short sentences have statistics unlike BatchNorm's running ones",
-            _each(off["short"], off["any"], truediv),
-            "times the distance of any batch",
-            at_least=2.0,
-        ),
-        Check(
-            f"with post-norm the gradient of the last of {deepest} layers is larger than with pre-norm",
-            _each(last["post", deepest], last["pre", deepest], truediv),
-            "times",
-            at_least=1.5,
-        ),
-        Check(
-            "with post-norm the gradient vanishes towards the first layer",
-            first["post", deepest],
-            "times the last layer's",
-            at_most=0.1,
-        ),
+        Check("LayerNorm: the rest of the batch moves no answer", unmoved, far, at_most=0.0, essential=True),
+        Check("nor does padding (but for rounding)", unmoved_by_padding, far, at_most=1e-4, essential=True),
+        Check("BatchNorm, in training: the batch moves it", moved, far, at_least=0.01, essential=True),
+        Check("so does padding", moved_by_padding, far, at_least=0.01, essential=True),
+        Check("in evaluation neither does", evaluated, far, at_most=1e-4),
+        Check(modes, changed[MIXED, 2], "of the answers", at_least=0.05),
+        Check(late, future, "of the logits before a changed token", at_least=0.5),
+        Check(last, post[-1] / pre[-1], "times", at_least=1.5),
+        Check("and vanishes towards the first layer", first, "times the last layer's", at_most=0.1),
     ]
     if size != "reduced":
-        costs = {
-            f"batches of {few} sentences cost BatchNorm accuracy": (accuracy[TEXT, few], 5.0),
-            "so do batches of sentences alike in length": (others[LIKE_LENGTH], 2.0),
-            "and batches of 32 images of one size": (accuracy[IMAGES, 32], 0.0),
-        }
         checks += [
-            Check(statement, _lead(found), "percentage points", at_least=least)
-            for statement, (found, least) in costs.items()
+            Check("batches of 2 sentences cost BatchNorm accuracy", lead[MIXED, 2], points, at_least=5.0),
+            Check("so do batches of 8 alike in length", lead[ALIKE, 8], points, at_least=2.0),
+            Check("and batches of 32 images of one size", lead[IMAGES, 32], points, at_least=0.0),
         ]
 
     def draw(figure: Figure) -> None:
-        accuracies, modes, depth = figure.subplots(1, 3)
-        for axes, measured in ((accuracies, accuracy), (modes, changed)):
-            place = 0
-            for task, batches in BATCHES[size].items():
-                for name in NORMS:
-                    curve(axes, batches, [measured[task, n][name] for n in batches], f"{name}, {task}", place)
-                    place += 1
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(BATCHES[size][TEXT], [str(n) for n in BATCHES[size][TEXT]])
-            axes.set_xlabel("batch size (examples)")
-        accuracies.set(ylabel="accuracy (fraction)", title="equal numbers of examples")
-        modes.set(ylabel="changed answers (fraction)", title="training mode against evaluation")
-        accuracies.legend()
-        for place, position in enumerate(POSITIONS):
-            norms = [Spread.of(at) for at in by_layer[position, deepest].T]
-            curve(depth, range(1, deepest + 1), norms, f"{position}-norm", place)
-        depth.set(
-            xlabel="layer",
+        accuracies, answers, gradients = figure.subplots(1, 3)
+        for axes, found, ylabel, title, legend in (
+            (accuracies, lead, "LayerNorm's lead (percentage points)", "accuracy", "best"),
+            (answers, changed, "changed answers (fraction)", "BatchNorm, two modes", None),
+        ):
+            curves = {kind: [found[kind, n] for n in batches] for kind in kinds}
+            of_batches: dict[str, Any] = dict(xlabel="batch size (examples)", log="x", base=2, legend=legend)
+            panel(axes, batches, curves, ylabel=ylabel, title=title, **of_batches)
+        panel(
+            gradients,
+            range(1, depth + 1),
+            {"pre-norm": pre, "post-norm": post},
+            names=[*kinds, "pre-norm", "post-norm"],
+            xlabel="layer (number)",
             ylabel="gradient norm (loss per unit)",
-            title="before training",
+            title="LayerNorm, two places",
             ylim=(0, None),
         )
-        depth.legend()
 
+    columns = (
+        "sentences or images",
+        "batch size (examples)",
+        "accuracy, LayerNorm (fraction)",
+        "accuracy, BatchNorm (fraction)",
+        "answers of BatchNorm that change with the mode (fraction)",
+    )
     return Result(
-        Table(
-            ("measured", "LayerNorm, pre-norm", "BatchNorm, pre-norm", "LayerNorm, post-norm"), tuple(rows)
-        ),
+        Table(columns, tuple((*key, *both, changed[key]) for key, both in accuracy.items())),
         tuple(checks),
-        _finding(accuracy, others, changed, off, last, first),
+        "LayerNorm makes each token's vector a matter of that token alone. BatchNorm, in training, mixes in the rest "
+        "of the batch, its padding (vitjax's, like most, counts padded places too) and, in a decoder, the tokens to "
+        "come, past the causal mask. In evaluation it does none of this, so the same model is two: in batches of 2 "
+        f"sentences {changed[MIXED, 2].mean:.0%} of its answers change with the mode. "
+        + ("" if size == "reduced" else _costs(lead))
+        + f"Before training, the gradient of the last of {depth} layers is {pre[-1].mean:.1f} with pre-norm and "
+        f"{post[-1].mean:.1f} with post-norm (why post-norm needs a warm-up, say Xiong et al.). That it vanishes "
+        f"towards the first layer is not so here: the first layer's is {first.mean:.1f} times the last one's.",
         draw,
-        "Left: accuracy after equally many examples. Middle: answers of a model to the same batch that differ between "
-        "its two modes. Right: norm of the gradient of each layer's parameters, before training.",
+        "Left: how far LayerNorm's accuracy is above BatchNorm's after equally many examples: sentences, mixed in "
+        "length, of like length in each batch or all equally long, and images of digits. Middle: answers of a model "
+        "with BatchNorm to the same batch that differ between training and evaluation mode. Right: norm of the "
+        "gradient of each layer's parameters before training.",
     )
 
 
-def _learned(task: Task, norm: NormKind, batch: int, examples: int, seeds: tuple[int, ...]) -> Trained:
-    """A model that has seen so many examples; the rate grows with the root of the batch, as suits Adam."""
-    return trained(
-        partial(task.build, transformer(norm)),
-        task.examples,
-        seeds,
-        steps=examples // batch,
-        batch=batch,
-        rate=RATE * (batch / 32) ** 0.5,
-        draw=task.draw,
+def _costs(lead: dict[tuple[str, int], Spread]) -> str:
+    def at(kind: str) -> str:
+        return f"{lead[kind, 2].mean:.1f} and {lead[kind, 32].mean:.1f}"
+
+    return (
+        "What that costs depends on the data. After equally many examples, in batches of 2 and of 32, LayerNorm leads "
+        f"by {at(MIXED)} percentage points where sentences of all lengths share a batch; by {at(ALIKE)} where those "
+        f"alike in length do, which saves padding; by {at(EQUAL)} where all are equally long; by {at(IMAGES)} with "
+        "images of one size. What BatchNorm needs is batches that resemble each other. "
     )
 
 
-def _of_other_lengths(examples: int, seeds: tuple[int, ...]) -> dict[str, ByNorm]:
-    """Accuracy where sentences, or those of a batch, are equally long."""
-    tasks = {ONE_LENGTH: text(shortest=12, longest=12), LIKE_LENGTH: text(alike=True)}
+def _tasks() -> dict[str, Task]:
+    def at_random(examples: Examples) -> Draw:
+        return lambda rng, shape: rng.integers(0, len(examples.answers), shape)
+
+    mixed, equal, images = sentences(2), sentences(12, 12), digit_examples()
     return {
-        kind: {
-            name: _learned(task, norm, 8, examples, seeds).accuracy(task.held_out)
-            for name, norm in NORMS.items()
-        }
-        for kind, task in tasks.items()
+        MIXED: Task(*mixed, sentence_reader, at_random(mixed[0])),
+        ALIKE: Task(*mixed, sentence_reader, alike_in_length(mixed[0])),
+        EQUAL: Task(*equal, sentence_reader, at_random(equal[0])),
+        IMAGES: Task(*images, digit_vit, at_random(images[0])),
     }
 
 
-def _each(a: Spread, b: Spread, of: Callable[[float, float], float]) -> Spread:
-    """A number of two, seed by seed."""
-    return Spread.of(map(of, a.values, b.values))
+def _learned(task: Task, norm: NormKind, batch: int, seen: int, seeds: tuple[int, ...]) -> Trained:
+    """A model that has seen so many examples; the rate grows with the root of the batch, as suits Adam."""
+    config, rate = task.model(replace(BLOCKS, norm=norm)), RATE * (batch / 32) ** 0.5
+    return trained(config, task.examples, seeds, steps=seen // batch, batch=batch, rate=rate, draw=task.draw)
 
 
-def _lead(found: ByNorm) -> Spread:
-    """How far LayerNorm's accuracy is above BatchNorm's, in percentage points."""
-    return _each(found[LAYER], found[BATCH], lambda layer, batch: 100 * (layer - batch))
+def _logits(model: Trained, batches: np.ndarray, train: bool) -> Float[np.ndarray, "seeds N B V"]:
+    """What the model of each seed says to each of the batches [N, B, ...]."""
+    return np.asarray(_says(model.definition, model.params, model.stats, batches, train))
 
 
-def _finding(
-    accuracy: dict[tuple[str, int], ByNorm],
-    others: dict[str, ByNorm],
-    changed: dict[tuple[str, int], ByNorm],
-    off: ByNorm,
-    last: dict[tuple[Position, int], Spread],
-    first: dict[tuple[Position, int], Spread],
-) -> str:
-    def both(found: ByNorm) -> str:
-        return f"{found[LAYER].mean:.2f} against {found[BATCH].mean:.2f}"
+@partial(jax.jit, static_argnames=("definition", "train"))
+def _says(definition: GraphDef, params: Tree, stats: Tree, batches: Array, train: bool) -> Array:
+    def says(params: Tree, stats: Tree) -> Array:
+        return jax.lax.map(lambda inputs: merge(definition, params, stats)(inputs, train=train), batches)
 
-    (_, few), *_ = accuracy
-    sentences = [
-        "LayerNorm makes each token's vector a matter of that token alone. BatchNorm, in training, mixes in the other "
-        "sentences, their padding (vitjax's, like most, counts padded places too) and, in a decoder, the tokens to "
-        "come, past the causal mask. In evaluation it does none of this, so the same model is two: in batches of "
-        f"{few} sentences {changed[TEXT, few][BATCH].mean:.0%} of its answers change with the mode. The statistics of "
-        f"short sentences lie {off['short'].mean / off['any'].mean:.0f} times as far from the running ones as those of "
-        f"any, of long sentences {off['long'].mean / off['any'].mean:.0f} times."
-    ]
-    if others:
-        sentences += [
-            f"What that costs depends on the data (accuracy, LayerNorm against BatchNorm): {both(accuracy[TEXT, few])} "
-            f"in batches of {few} sentences, {both(accuracy[TEXT, 32])} in batches of 32; in batches of 8, "
-            f"{both(accuracy[TEXT, 8])} with lengths mixed, {both(others[LIKE_LENGTH])} with batches of like length, "
-            f"which save padding, and {both(others[ONE_LENGTH])} where all sentences are equally long.",
-            "BatchNorm is fine where shapes are fixed and batches large: for images in batches of 32 it learns faster "
-            f"({both(accuracy[IMAGES, 32])}).",
-        ]
-    depths = sorted({depth for _, depth in last})
-    pre, post = (
-        " and ".join(f"{last[position, depth].mean:.1f}" for depth in depths) for position in POSITIONS
+    return jax.vmap(says)(params, stats)
+
+
+def _changed_answers(model: Trained, task: Task, batch: int) -> Spread:
+    """Share of 512 answers to the same batches that differ between train mode and evaluation mode."""
+    inputs = task.examples.inputs[task.draw(np.random.default_rng(0), (512 // batch, batch))]
+    training, evaluation = (_logits(model, inputs, train).argmax(-1) for train in (True, False))
+    return Spread.of((training != evaluation).mean((1, 2)))
+
+
+def _moved(model: Trained, held_out: Examples, *, train: bool) -> tuple[Spread, Spread]:
+    """How far an answer moves if the rest of its batch is exchanged, and if all of the batch get more padding.
+
+    That is the largest difference of a logit, in deviations of the logits.
+    """
+    half = held_out.inputs.shape[1] // 2
+    short = held_out.inputs[(held_out.inputs[:, half:] == 0).all(axis=1)]
+    batch, exchanged = short[:8], np.concatenate([short[:1], short[8:15]])
+    plain, other, padded = (
+        _logits(model, inputs[None], train)[:, 0, 0]
+        for inputs in (batch[:, :half], exchanged[:, :half], batch)
     )
-    sentences.append(
-        f"With {' and '.join(map(str, depths))} layers the gradient of the last one is {pre} with pre-norm, {post} "
-        "with post-norm (why post-norm needs a warm-up, say Xiong et al.). That it vanishes towards the first layer is "
-        f"not so here: the first layer's is {first['post', depths[-1]].mean:.1f} times the last one's."
-    )
-    return " ".join(sentences)
+    by_others, by_padding = (Spread.of(np.abs(x - plain).max(-1) / plain.std(-1)) for x in (other, padded))
+    return by_others, by_padding
+
+
+def _seen_of_the_future(seeds: tuple[int, ...], length: int = 8) -> Spread:
+    """Share of the logits of a causal decoder with BatchNorm that the last token alters before it, in train mode."""
+    decoder = DecoderConfig(replace(BLOCKS, depth=1, norm="batch"), 16, length)
+    config = Build(partial(TransformerDecoder, decoder, context_width=BLOCKS.width))
+    definition, params, stats = fresh(config, seeds)
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, 0, None))
+    def logits(params: Tree, stats: Tree, tokens: Int[Array, "B T"]) -> Float[Array, "B t V"]:
+        context = jnp.zeros((2, 1, BLOCKS.width))
+        return merge(definition, params, stats)(tokens, context, train=True).logits[:, :-1]
+
+    tokens = np.random.default_rng(0).integers(0, 15, (2, length))
+    last = np.arange(length) == length - 1
+    return Spread.of((logits(params, stats, tokens) != logits(params, stats, tokens + last)).mean((1, 2, 3)))
+
+
+def _gradients(task: Task, blocks: TransformerConfig, seeds: tuple[int, ...]) -> list[Spread]:
+    """Norm of the loss's gradient for the parameters of each layer of a fresh model."""
+    definition, params, _ = fresh(task.model(blocks), seeds)
+    inputs, answers = jnp.asarray(task.examples.inputs[:32]), task.examples.answers[:32]
+
+    def loss(params: Tree) -> Array:
+        logits = merge(definition, params)(inputs, train=True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, answers).mean()
+
+    @jax.jit
+    @jax.vmap
+    def by_layer(params: Tree) -> Float[Array, " L"]:
+        leaves = jax.tree.leaves(jax.grad(loss)(params)["encoder"]["blocks"])  # each [L, ...]
+        return jnp.sqrt(sum((leaf.reshape(blocks.depth, -1) ** 2).sum(axis=1) for leaf in leaves))
+
+    return [Spread.of(layer) for layer in by_layer(params).T]
 
 
 STUDY = Study(
@@ -292,11 +247,11 @@ STUDY = Study(
         "it (post-norm) gradients are large near the output and vanish below."
     ),
     method=(
-        f"Encoders of width {WIDTH} with two layers are trained with Adam on equally many examples in batches of "
-        f"several sizes: on padded sentences of 2 to {LENGTH - 1} words that answer a question, and on handwritten "
+        f"Encoders of width {BLOCKS.width} with two layers are trained with Adam on equally many examples in batches "
+        f"of several sizes: on padded sentences of 2 to {LONGEST} words that answer a question, and on handwritten "
         "digits of 8 x 8 pixels. The learning rate grows with the root of the batch size; the base, alike for both "
         "norms, is the best of those tried for either. Then single answers are compared while the rest of their batch "
-        "is exchanged or padded, and models of growing depth by the gradient of each layer."
+        "is exchanged or padded, and fresh models by the gradient of each layer."
     ),
     sources=(
         "Ba et al. 2016, Layer Normalization",
