@@ -197,11 +197,11 @@ FOUND = {
     "complexity": (
         "holds under conditions",
         {
-            "so does that of the whole layer, with few tokens too (from N = 32 to 128)",
-            "the quadratic term is most of a layer of ViT-B/16 at 224 pixels",
-            "it must: also if attention is computed for 32 queries at a time",
+            "so does a layer's, with few tokens too",
+            "attention is most of ViT-B/16 at 224 pixels",
+            "it must: also for 24 queries at a time",
             "without half of its heads a Transformer costs half",
-            "taking out half of the heads keeps the accuracy",
+            "pruning heads keeps the accuracy",
         },
     ),
     "vit-or-cnn": (
