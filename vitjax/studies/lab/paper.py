@@ -1,4 +1,4 @@
-"""Images of the study: real digits on paper larger than they are, and printed ones, generated."""
+"""Digits on paper larger than they are, so that they can be moved: handwritten ones, and printed ones, generated."""
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -10,7 +10,7 @@ from vitjax.studies.lab.digits import digit_examples
 from vitjax.studies.lab.training import Examples
 
 PAPER = 16  # pixels a side
-DIGITS_A_LINE = 10
+A_LINE, COPIES = 10, 8  # printed digits of a line, and how often each is distorted
 DISTORTION = Distortion(
     rotation=20.0, shear=0.4, scale=0.2, stretch=0.2, shift=2.0, elastic=0.6, gain=0.2, gamma=0.7
 )
@@ -25,18 +25,15 @@ def real_digits() -> tuple[Examples, Examples]:
     return learned, held_out
 
 
-def printed_digits(count: int, drawings: int, seed: int) -> Examples:
-    """Digits in six fonts, blurred and noisy, from so many drawings, each distorted `count / drawings` times.
+def printed_digits(lines: int, rng: np.random.Generator) -> Examples:
+    """The digits of so many lines in six fonts, blurred and noisy, each distorted in eight ways.
 
     Unlike the real ones they lie up to two pixels off the middle.
     """
-    rng = np.random.default_rng(seed)
     printer = Lines((), frozenset(), 0.0)
-    lines = [_line(printer, rng) for _ in range(-(-drawings // DIGITS_A_LINE))]
-    cells, answers = (
-        np.concatenate(parts)[np.arange(count) % drawings] for parts in zip(*lines, strict=True)
-    )
-    return Examples(on_paper(distort(cells, DISTORTION, rng), PAPER), answers)
+    drawn = zip(*(_line(printer, rng) for _ in range(lines)), strict=True)
+    digits, answers = (np.concatenate(COPIES * parts) for parts in drawn)
+    return Examples(on_paper(distort(digits, DISTORTION, rng), PAPER), answers)
 
 
 def on_paper(digits: Float32[np.ndarray, "N h h"], side: int) -> Float32[np.ndarray, "N H H 1"]:
@@ -57,7 +54,7 @@ def _line(
     printer: Lines, rng: np.random.Generator
 ) -> tuple[Float32[np.ndarray, "N 8 8"], Int64[np.ndarray, " N"]]:
     """The digits of one drawn line, each cut out as high as it is, scaled to 8 pixels, bright on black."""
-    digits = rng.integers(0, 10, DIGITS_A_LINE)
+    digits = rng.integers(0, 10, A_LINE)
     pixels, boxes = printer.picture(" ".join(map(str, digits)), rng)
     paper = np.median(pixels)
     ink = np.clip((paper - pixels) / (paper - pixels.min()), 0, 1).astype(np.float32)
