@@ -187,11 +187,11 @@ FOUND = {
     "parallel": (
         "holds under conditions",
         {
-            "generation has no longer chain either (16 tokens against 4)",
-            "as all tokens are read at once, more of them take no longer (256 patches against 16, encoder)",
-            "with its beams over 4 devices it needs fewer steps",
-            "nor do devices with heads of their own",
-            "nor do devices with patches of their own",
+            "nor has writing 256 tokens instead of 16",
+            "reading 256 tokens instead of 16 takes no longer",
+            "beams over devices need fewer steps",
+            "nor with heads of their own",
+            "nor with tokens of their own",
         },
     ),
     "complexity": (

@@ -60,7 +60,7 @@ def panel(
       curves: by the name each has in the legend.
       log: "x", "y" or "xy": logarithmic axes; that of x is marked at every x.
       names: of all curves of the figure, where a panel shows some: those of a name look alike in all panels.
-      legend: its place; None: another panel has it.
+      legend: its place; "above": higher than all curves; None: another panel has it.
       options: of `axes.set`.
     """
     for place, (name, spreads) in enumerate(curves.items()):
@@ -74,8 +74,12 @@ def panel(
         axes.set_xticks(x, [f"{each:,}" for each in x])
         axes.set_xticks([], minor=True)
     axes.set(**options)
+    if legend == "above":
+        scale = axes.yaxis.get_transform()
+        low, high = scale.transform(axes.get_ylim())
+        axes.set_ylim(top=scale.inverted().transform(low + (high - low) / (0.98 - 0.06 * len(curves))))
     if legend and len(curves) > 1:
-        axes.legend(loc=legend)
+        axes.legend(loc="upper left" if legend == "above" else legend)
 
 
 def bars(
