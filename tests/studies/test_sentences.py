@@ -7,9 +7,7 @@ def test_each_sentence_tells_the_answer_and_no_other():
     for examples in sentences(2, 6, count=64):
         for sentence, answer in zip(examples.inputs, examples.answers, strict=True):
             asked, told = sentence[0] - 1, sentence[1:][sentence[1:] > 0] - 1 - SUBJECTS
-            assert {value for value, subject in zip(told % VALUES, told // VALUES) if subject == asked} == {
-                answer
-            }
+            assert set(told[told // VALUES == asked] % VALUES) == {answer}
 
 
 def test_lengths():
