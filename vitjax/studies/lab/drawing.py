@@ -51,6 +51,7 @@ def panel(
     log: str = "",
     base: int = 10,
     names: Sequence[str] = (),
+    hollow: Mapping[str, Sequence[Spread]] | None = None,
     legend: str | None = "best",
     **options: Any,
 ) -> None:
@@ -60,11 +61,15 @@ def panel(
       curves: by the name each has in the legend.
       log: "x", "y" or "xy": logarithmic axes; that of x is marked at every x.
       names: of all curves of the figure, where a panel shows some: those of a name look alike in all panels.
+      hollow: some of the curves in another case, with hollow marks; not in the legend.
       legend: its place; "above": higher than all curves; None: another panel has it.
       options: of `axes.set`.
     """
-    for place, (name, spreads) in enumerate(curves.items()):
-        curve(axes, x, spreads, name, names.index(name) if names else place)
+    names = names or list(curves)
+    for name, spreads in curves.items():
+        curve(axes, x, spreads, name, names.index(name))
+    for name, spreads in (hollow or {}).items():
+        curve(axes, x, spreads, "_", names.index(name), hollow=True)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.locator_params(axis="x", integer=all(isinstance(each, int) for each in x))
     if "y" in log:

@@ -132,11 +132,13 @@ class Trained:
     stats: Tree
     losses: Float[Array, "seeds steps"]
 
+    def named(self, inputs: Any) -> Int[np.ndarray, "seeds *answers"]:
+        """Classes that the models name, in evaluation mode; inputs may have another size than those of training."""
+        return np.asarray(_named(self.definition, self.params, self.stats, inputs))
+
     def accuracy(self, held_out: Examples) -> Spread:
-        """Share of right answers, in evaluation mode; the inputs may have another size than those of training."""
-        return Spread.of(
-            _accuracy(self.definition, self.params, self.stats, held_out.inputs, held_out.answers)
-        )
+        """Share of right answers."""
+        return Spread.of((one == held_out.answers).mean() for one in self.named(held_out.inputs))
 
 
 def trained(
@@ -177,7 +179,7 @@ def _trained(
     stages: int | None,
 ) -> tuple[Tree, Tree, Array]:
     def loss_of(model: Any, chosen: Int[Array, " B"]) -> Array:
-        return _cross_entropy(model, jax.tree.map(lambda array: array[chosen], examples))
+        return cross_entropy(model, jax.tree.map(lambda array: array[chosen], examples))
 
     def one(params: Tree, stats: Tree, batches: Int[Array, "steps B"]) -> tuple[Tree, Tree, Array]:
         return train(definition, params, stats, loss_of, batches, rate=rate, stages=stages)
@@ -186,11 +188,8 @@ def _trained(
 
 
 @partial(jax.jit, static_argnames="definition")
-def _accuracy(definition: nnx.GraphDef, params: Tree, stats: Tree, inputs: Any, answers: Array) -> Array:
-    def one(params: Tree, stats: Tree) -> Array:
-        return _right(merge(definition, params, stats), inputs, answers)
-
-    return jax.vmap(one)(params, stats)
+def _named(definition: nnx.GraphDef, params: Tree, stats: Tree, inputs: Any) -> Array:
+    return jax.vmap(lambda *state: merge(definition, *state)(inputs, train=False).argmax(-1))(params, stats)
 
 
 class Loop:
@@ -207,14 +206,14 @@ class Loop:
 
         @jax.jit
         def step(params: Tree, stats: Tree, state: Any, batch: Any, rate: Array) -> tuple[Tree, Tree, Any]:
-            _, stats, gradients = _gradients(definition, params, stats, _cross_entropy, batch)
+            _, stats, gradients = _gradients(definition, params, stats, cross_entropy, batch)
             state.hyperparams["learning_rate"] = rate
             updates, state = optimizer.update(gradients, state, params)
             return optax.apply_updates(params, updates), stats, state
 
         @jax.jit
         def right(params: Tree, stats: Tree, inputs: Any, answers: Array) -> Array:
-            return _right(merge(definition, params, stats), inputs, answers)
+            return (merge(definition, params, stats)(inputs, train=False).argmax(-1) == answers).mean()
 
         self.definition = definition
         self._config, self._optimizer = config, optimizer
@@ -267,13 +266,10 @@ def _gradients(
     return loss, stats_after, gradients
 
 
-def _cross_entropy(model: Any, batch: tuple[Any, Array]) -> Array:
+def cross_entropy(model: Any, batch: tuple[Any, Array]) -> Array:
+    """Mean loss in nats of a classifier on `(inputs, answers)`."""
     inputs, answers = batch
     return optax.softmax_cross_entropy_with_integer_labels(model(inputs, train=True), answers).mean()
-
-
-def _right(model: Any, inputs: Any, answers: Array) -> Array:
-    return (model(inputs, train=False).argmax(-1) == answers).mean()
 
 
 def _at_random(total: int, num_examples: int | None) -> Draw:
