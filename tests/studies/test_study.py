@@ -153,6 +153,7 @@ FOUND = {
             "token and position can only be added: concatenating costs accuracy (token before, equal width)",
             "a model that concatenates is none that adds (against one that adds, its vectors padded with zeros)",
             "once added, token and place cannot be told apart",
+            "nothing keeps their directions apart in a trained model",
             "also at equal width (token before)",
         },
     ),
@@ -169,6 +170,7 @@ FOUND = {
         {
             "the masked self-attention takes its keys and values from the encoder",
             "there the encoder's output is added to what comes from the decoder",
+            "it is added to queries or keys elsewhere: silencing the cross-attention does not shut it out",
             "nor if what is changed is no number (NaN)",
             "also if it is added before the division by sqrt(d_k)",
             "also if the masked score is 1000 above the visible ones",
@@ -180,7 +182,7 @@ FOUND = {
         {
             "it is the smaller part of a ViT-B/16 (parameters)",
             "so too of the operations at 224 x 224 pixels",
-            "it is in the way of long distances: without it the token 4 before is named better",
+            "it is in the way of long distances: without it a token far before is named better",
             "little is lost without it: naming the sum of two tokens",
         },
     ),

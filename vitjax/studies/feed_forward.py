@@ -1,7 +1,8 @@
 """The feed-forward network: its share of parameters, operations and accuracy, its reach, and its activation."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,272 +10,222 @@ import numpy as np
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from vitjax.analysis.complexity import complexity
+from vitjax.analysis.complexity import Complexity, complexity
 from vitjax.models.text_encoder import TextEncoderConfig
-from vitjax.models.vit import VisionTransformerConfig
+from vitjax.models.vit_config import VisionTransformerConfig
 from vitjax.nn.blocks import EncoderBlock, TransformerConfig
+from vitjax.nn.feedforward import Activation
 from vitjax.nn.functional import Tree, merge
-from vitjax.studies.lab.digits import digit_examples
-from vitjax.studies.lab.drawing import COLORS, curve
+from vitjax.studies.lab.digits import digit_examples, digit_vit
+from vitjax.studies.lab.drawing import bars, panel
 from vitjax.studies.lab.sequences import Tagger, Tokens, before, sequences
-from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
-from vitjax.studies.lab.training import fresh, keys, trained
+from vitjax.studies.lab.study import Check, Result, Size, Spread, Study, Table
+from vitjax.studies.lab.training import Build, fresh, trained
 
 VIT_B = VisionTransformerConfig(TransformerConfig(768, 12, 12, 3072), (224, 224), (16, 16), num_classes=1000)
-SIDES = (64, 128, 224, 384, 512, 768, 1024, 1536)  # of its images, in pixels
-RELU, GELU, SWIGLU = "ReLU", "GELU", "SwiGLU"
-NONE, INSTEAD, EVEN = "no feed-forward", "more attention instead", "ReLU, but even attention"
-LEARNED, SMOOTH = 0.1, 10  # nats of loss, mean over so many steps: then the tokens are learned
-PARTS = {
-    "feed-forward": "feed_forward",
-    "attention, projections": "attention_projections",
-    "attention, scores": "attention_scores",
+SIDES = (64, 128, 256, 512, 1024)  # of its images in the figure, in pixels
+RELU, GELU, SWIGLU, NONE = "ReLU", "GELU", "SwiGLU", "no feed-forward"
+LATE, INSTEAD = "none, twice the steps", "more attention instead"
+MODELS: dict[str, tuple[Activation, int, int]] = {  # activation, neurons a feature, layers
+    RELU: ("relu", 3, 2),
+    GELU: ("gelu", 3, 2),
+    SWIGLU: ("swiglu", 2, 2),  # three matrices for two
+    NONE: ("relu", 0, 2),
+    LATE: ("relu", 0, 2),
+    INSTEAD: ("relu", 0, 5),  # of 4 D * D weights, as many as two of (4 + 6) D * D
 }
+FAR, SUM, DIGITS = "a token far before", "the sum of two tokens", "digits"
+POINTS = "percentage points"
+RATE = 5e-3  # of learning
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained, for how many steps; sequences have `length` tokens of `names`."""
+    """Which models are trained on which tasks, and in how many steps; sequences have `length` tokens of `names`."""
 
-    models: tuple[str, ...] = (RELU, GELU, SWIGLU, NONE, INSTEAD, EVEN)
+    models: tuple[str, ...] = tuple(MODELS)
+    tasks: tuple[str, ...] = (FAR, SUM, DIGITS)
     width: int = 64
-    names: int = 12
+    names: int = 24
     length: int = 16
-    naming: int = 500
-    reading: int = 600
+    steps: int = 350
 
 
 FULL = Setting()
 SETTINGS = {
-    "reduced": Setting((RELU, NONE), 32, names=4, length=8, naming=250, reading=0),
+    "reduced": Setting((RELU, NONE), (FAR, SUM), width=32, names=8, length=8, steps=250),
     "full": FULL,
-    "long": Setting(naming=1500, reading=3000),
+    "long": Setting(steps=1500),
 }
 
 
 def run(seeds: tuple[int, ...], size: Size) -> Result:
     """Count, differentiate, and train with the network, without it, and with attention in its place."""
     setting = SETTINGS[size]
-    far = setting.length // 2
-    tasks = ("the token before", f"the token {far} before", "its sum with the own")
-    named = {name: _naming(name, setting, seeds) for name in setting.models}
-    accuracy = {name: dict(zip(tasks, right, strict=True)) for name, (right, _) in named.items()}
-    steps = {name: taken for name, (_, taken) in named.items()}
-    if setting.reading:
-        accuracy = {name: {"digits": _reading(name, setting, seeds)} | accuracy[name] for name in accuracy}
+    tasks, width = setting.tasks, setting.width
+    learned, held_out = digit_examples()
+    accuracy: dict[tuple[str, str], Spread] = {}
+    loss: dict[str, Spread] = {}
+    shares = {"ViT-B/16": _shares(complexity(VIT_B))}
+    for name in setting.models:
+        activation, neurons, layers = MODELS[name]
+        blocks = TransformerConfig(width, layers, 4, neurons * width, activation=activation)
+        reader = digit_vit(blocks)
+        shares[name] = _shares(complexity(reader))
+        steps = setting.steps * (2 if name == LATE else 1)
+        accuracy[name, FAR], accuracy[name, SUM], loss[name] = _naming(blocks, setting, steps, seeds)
+        if DIGITS in tasks:
+            model = trained(reader, learned, seeds, steps=steps, rate=RATE)
+            accuracy[name, DIGITS] = model.accuracy(held_out)
     of_others, attention = _reach(setting.width, seeds)
-    parameters, operations = _shares(VIT_B)
-    rows: list[tuple[Cell, ...]] = [("ViT-B/16", parameters, operations, *(["-"] * len(accuracy[RELU])), "-")]
-    rows += [
-        (name, *_shares(_reader(name, setting)), *found.values(), steps[name])
-        for name, found in accuracy.items()
-    ]
+    parameters, operations = shares["ViT-B/16"]
 
-    def lost(by: str, task: str) -> Spread:
-        """Compared with ReLU, in percentage points."""
-        pairs = zip(accuracy[RELU][task].values, accuracy[by][task].values, strict=True)
-        return Spread.of(100 * (more - less) for more, less in pairs)
-
-    def gained(by: str, task: str) -> Spread:
-        return Spread.of(-points for points in lost(by, task).values)
-
-    def sooner(by: str) -> Spread:
-        """Steps, of those with ReLU."""
-        pairs = zip(steps[by].values, steps[RELU].values, strict=True)
-        return Spread.of(taken / usual for taken, usual in pairs)
+    def gained(by: str, over: str, task: str) -> Spread:
+        return 100 * (accuracy[by, task] - accuracy[over, task])
 
     checks = [
         Check(
             "it works on each token alone: its output has no derivative by another token",
             of_others,
-            "of that by its own token",
+            "of that by its own",
             at_least=0.0,
             at_most=0.0,
             essential=True,
         ),
+        Check("the test can fail: attention has some", attention, "of that by its own", at_least=1e-3),
         Check(
-            "the test can fail: attention has such derivatives",
-            attention,
-            "of that by its own token",
-            at_least=1e-3,
+            "it is the smaller part of a ViT-B/16 (parameters)", parameters, "%", at_most=50.0, essential=True
         ),
+        Check("so too of the operations at 224 x 224 pixels", operations, "%", at_most=50.0),
         Check(
-            "it is the smaller part of a ViT-B/16 (parameters)",
-            Spread((parameters,)),
-            "% of all",
-            at_most=50.0,
-            essential=True,
-        ),
-        Check(
-            "so too of the operations at 224 x 224 pixels", Spread((operations,)), "% of all", at_most=50.0
-        ),
-        Check(
-            f"it is in the way of long distances: without it the token {far} before is named better",
-            gained(NONE, tasks[1]),
-            "percentage points",
+            f"it is in the way of long distances: without it {FAR} is named better",
+            gained(NONE, RELU, FAR),
+            POINTS,
             at_least=1.0,
             essential=True,
         ),
-        Check(
-            "little is lost without it: naming the sum of two tokens",
-            lost(NONE, tasks[2]),
-            "percentage points",
-            at_most=5.0,
-        ),
+        Check(f"little is lost without it: naming {SUM}", gained(RELU, NONE, SUM), POINTS, at_most=5.0),
     ]
-    if INSTEAD in accuracy:
-        checks.append(
-            Check(
-                "layers of attention with as many parameters can take its place in that",
-                lost(INSTEAD, tasks[2]),
-                "percentage points lost",
-                at_most=5.0,
-            )
+    sentences = [
+        f"It is not the minor part: in a ViT-B/16 it has {parameters.mean:.0f} % of the parameters and "
+        f"{operations.mean:.0f} % of the operations, and attention does more only from "
+        f"{2 * VIT_B.transformer.width:,} tokens on.",
+        "Nor is it a bottleneck over distance, for distance is none of its business: its output at a token has a "
+        f"derivative of {of_others.high:g} by any other. What carries over distance is attention: {FAR} is named in "
+        f"{accuracy[RELU, FAR].mean:.3f} of all cases with the network and in {accuracy[NONE, FAR].mean:.3f} without.",
+        "It helps to compute with what attention has brought: after the same training two tokens are added modulo "
+        f"{setting.names} in {accuracy[RELU, SUM].mean:.2f} of all cases with it and in "
+        f"{accuracy[NONE, SUM].mean:.2f} without, where guessing has {1 / setting.names:.2f}.",
+    ]
+    if DIGITS in tasks:
+        read = {name: accuracy[name, DIGITS] for name in setting.models}
+        points, apart = (
+            100 / len(held_out.answers),
+            max(100 * (each.high - each.low) for each in read.values()),
         )
-    if setting.reading:
         checks += [
-            Check("little is lost on digits", lost(NONE, "digits"), "percentage points", at_most=5.0),
-            Check(
-                "GELU reads them better than ReLU", gained(GELU, "digits"), "percentage points", at_least=1.0
+            Check("so too with more attention instead", gained(RELU, INSTEAD, SUM), POINTS, at_most=5.0),
+            Check("so too after twice the steps", gained(RELU, LATE, SUM), POINTS, at_most=5.0),
+            Check("little is lost on digits", gained(RELU, NONE, DIGITS), POINTS, at_most=5.0),
+            *(
+                Check(f"{name} reads them better than ReLU", gained(name, RELU, DIGITS), POINTS, at_least=1.0)
+                for name in (GELU, SWIGLU)
             ),
-            Check("SwiGLU reads them better", gained(SWIGLU, "digits"), "percentage points", at_least=1.0),
-            Check("GELU learns the tokens sooner than ReLU", sooner(GELU), "of the steps", at_most=0.9),
-            Check("SwiGLU learns them sooner", sooner(SWIGLU), "of the steps", at_most=0.9),
+            *(
+                Check(
+                    f"{name} learns the tokens sooner", loss[name] / loss[RELU], "of ReLU's loss", at_most=0.9
+                )
+                for name in (GELU, SWIGLU)
+            ),
+        ]
+        sentences += [
+            f"With its parameters in more layers of attention it is {accuracy[INSTEAD, SUM].mean:.2f}. What attention "
+            f"needs is time: without the network it is {accuracy[LATE, SUM].mean:.2f} after twice the steps.",
+            f"Small digits are read in {read[RELU].mean:.3f} of all cases with ReLU, {read[GELU].mean:.3f} with GELU, "
+            f"{read[SWIGLU].mean:.3f} with SwiGLU and {read[NONE].mean:.3f} without the network. One digit is "
+            f"{points:.2f} points and seeds of one model lie up to {apart:.1f} apart: smaller differences say nothing.",
+            f"While the tokens are learned the loss is, on average, {loss[RELU].mean:.2f} nats with ReLU, "
+            f"{loss[GELU].mean:.2f} with GELU and {loss[SWIGLU].mean:.2f} with SwiGLU; what these gain in large models "
+            "is not measured here.",
         ]
 
     def draw(figure: Figure) -> None:
-        share, accuracies = figure.subplots(1, 2, width_ratios=(2, 3))
-        tokens = [(side // 16) ** 2 for side in SIDES]
-        counts = [complexity(VIT_B, image_size=(side, side)) for side in SIDES]
-        for place, (label, part) in enumerate(PARTS.items()):
-            shares = [Spread((100 * count.flops[part] / count.forward_flops,)) for count in counts]
-            curve(share, tokens, shares, label, place)
-        share.set(
-            xlabel="patches of an image",
+        share, after = figure.subplots(1, 2, width_ratios=(2, 3))
+        flops = [complexity(VIT_B, image_size=(side, side)).flops for side in SIDES]
+        panel(
+            share,
+            [(side // 16) ** 2 for side in SIDES],
+            {
+                part.replace("_", " "): [Spread((100 * each[part] / sum(each.values()),)) for each in flops]
+                for part in ("feed_forward", "attention_projections", "attention_scores")
+            },
+            xlabel="patches of an image (number)",
             ylabel="operations (% of all)",
-            title="ViT-B/16",
-            xscale="log",
+            title="a ViT-B/16",
+            log="x",
             ylim=(0, 100),
         )
-        step = 0.8 / len(accuracy)
-        for place, (name, found) in enumerate(accuracy.items()):
-            for group, spread in enumerate(found.values()):
-                x = group + step * (place - (len(accuracy) - 1) / 2)
-                accuracies.bar(
-                    x, spread.mean, width=0.9 * step, color=COLORS[place], label=None if group else name
-                )
-                accuracies.vlines(x, spread.low, spread.high, color="#888888", lw=2)
-        accuracies.set_xticks(
-            range(len(accuracy[RELU])), [task.replace(" ", "\n", 2) for task in accuracy[RELU]]
+        bars(
+            after,
+            [task.replace(" ", "\n", 1) for task in tasks],
+            {name: [accuracy[name, task] for task in tasks] for name in setting.models},
+            xlabel="what is to be named (task)",
+            ylabel="accuracy (fraction)",
+            title="small models after training",
+            legend=None,
+            ylim=(0, 1.35),
         )
-        accuracies.set(
-            xlabel="what is to be named", ylabel="accuracy (fraction)", title="after training", ylim=(0, 1.45)
-        )
-        share.legend()
-        accuracies.legend(ncols=2, loc="upper center")
+        after.legend(ncols=2, loc="upper center")
 
-    takeover = 2 * VIT_B.transformer.width
-    total = tasks[2]
-    sentences = [
-        f"It is not the minor part: in a ViT-B/16 it has {parameters:.0f} % of the parameters and {operations:.0f} % "
-        f"of the operations, and attention does more only from {takeover:,} tokens on.",
-        "Nor is it a bottleneck over distance, for distance is none of its business: its output at a token has a "
-        f"derivative of exactly {of_others.high:g} by any other. What carries over distance is attention, and the "
-        f"token {far} before is named as well with the network ({accuracy[RELU][tasks[1]].mean:.2f}) as the one just "
-        f"before ({accuracy[RELU][tasks[0]].mean:.2f}).",
-        "What it does is compute with what attention has brought. To repeat a token needs none of it "
-        f"({accuracy[NONE][tasks[0]].mean:.2f} without); to add two modulo {setting.names} does: "
-        f"{accuracy[RELU][total].mean:.2f} with it, {accuracy[NONE][total].mean:.2f} without, where guessing has "
-        f"{1 / setting.names:.2f}.",
-    ]
-    if INSTEAD in accuracy:
-        sentences.append(
-            f"Its parameters in more layers of attention do not replace it: {accuracy[INSTEAD][total].mean:.2f}."
-        )
-    if setting.reading:
-        read = {name: found["digits"].mean for name, found in accuracy.items()}
-        sentences.append(
-            f"On small digits it is worth {lost(NONE, 'digits').mean:.1f} points of accuracy, attention that looks "
-            f"anywhere in particular {lost(EVEN, 'digits').mean:.1f}. ReLU, GELU and SwiGLU at equal parameters read "
-            f"them alike: {read[RELU]:.3f}, {read[GELU]:.3f}, {read[SWIGLU]:.3f}. They learn the tokens in "
-            f"{steps[RELU].mean:.0f}, {steps[GELU].mean:.0f} and {steps[SWIGLU].mean:.0f} steps; what they gain in "
-            "large models is not measured here."
-        )
+    columns = ("model", "feed-forward's share of parameters (%)", "of operations (%)")
+    rows = tuple(
+        (name, *both, *(accuracy.get((name, task), "-") for task in tasks)) for name, both in shares.items()
+    )
     return Result(
-        Table(
-            (
-                "model",
-                "feed-forward (% of parameters)",
-                "(% of operations)",
-                *(f"{task} (fraction right)" for task in accuracy[RELU]),
-                f"steps until learned (of {setting.naming})",
-            ),
-            tuple(rows),
-        ),
+        Table((*columns, *(f"{task} (fraction right)" for task in tasks)), rows),
         tuple(checks),
         " ".join(sentences),
         draw,
         "Left: who does the operations of a ViT-B/16, by the number of patches. Right: accuracy of small models with "
-        "and without feed-forward networks.",
+        "and without feed-forward networks; the sum is that of a token and one far before it.",
     )
 
 
-def _transformer(name: str, width: int) -> TransformerConfig:
-    """Two layers; all but that without feed-forward networks have as many weights."""
-    changes: dict[str, dict[str, Any]] = {
-        RELU: {},
-        GELU: {"activation": "gelu"},
-        SWIGLU: {"activation": "swiglu", "feed_forward_width": 2 * width},  # three matrices for two
-        NONE: {"feed_forward_width": 0},
-        INSTEAD: {"feed_forward_width": 0, "depth": 5},  # of 4 D * D weights; they were two of (4 + 6) D * D
-        EVEN: {"query_key_scale": 0.0},
-    }
-    return replace(TransformerConfig(width, 2, 4, 3 * width, activation="relu"), **changes[name])
-
-
-def _reader(name: str, setting: Setting) -> VisionTransformerConfig:
-    return VisionTransformerConfig(
-        _transformer(name, setting.width), (8, 8), (2, 2), channels=1, num_classes=10
-    )
-
-
-def _shares(config: VisionTransformerConfig) -> tuple[float, float]:
+def _shares(count: Complexity) -> tuple[Spread, Spread]:
     """Of the feed-forward networks in all parameters and operations, in percent."""
-    count = complexity(config)
-    return (
-        100 * count.parameters["feed_forward"] / count.total_parameters,
-        100 * count.flops["feed_forward"] / count.forward_flops,
+    parameters, operations = (
+        Spread((100 * parts["feed_forward"] / sum(parts.values()),))
+        for parts in (count.parameters, count.flops)
     )
+    return parameters, operations
 
 
 def _reach(width: int, seeds: tuple[int, ...]) -> tuple[Spread, Spread]:
     """Largest derivative by another token, of the largest by its own: of a feed-forward network and of attention."""
-    tokens = 8
+    config = TransformerConfig(width, 1, 4, 3 * width, activation="relu")
+    definition, params, _ = fresh(Build(partial(EncoderBlock, config)), seeds)
+    x = np.random.default_rng(0).normal(size=(8, width)).astype(np.float32)
+    own = np.eye(len(x), dtype=bool)
+
+    def reach(layer: Callable[[Float[Array, "1 N D"]], Float[Array, "1 N D"]]) -> Array:
+        largest = jnp.abs(jax.jacrev(lambda x: layer(x[None])[0])(x)).max((1, 3))  # of [N, D, N, D]
+        return jnp.where(own, 0, largest).max() / jnp.where(own, largest, 0).max()
 
     @jax.jit
     @jax.vmap
-    def measured(params: Tree, x: Float[Array, "N D"]) -> Float[Array, "2"]:
+    def measured(params: Tree) -> tuple[Array, Array]:
         block = merge(definition, params)
-        sublayers = (
-            lambda x: block.feed_forward(block.feed_forward_sublayer.enter(x, train=False), train=False),
-            lambda x: block.attention(block.attention_sublayer.enter(x, train=False), train=False).values,
-        )
-        own = jnp.eye(tokens, dtype=bool)
-        found = []
-        for sublayer in sublayers:
-            derivatives = jax.jacrev(lambda x, of=sublayer: of(x[None])[0])(x)  # [N, D, N, D]
-            largest = jnp.abs(derivatives).max((1, 3))
-            found.append(jnp.where(own, 0, largest).max() / jnp.where(own, largest, 0).max())
-        return jnp.stack(found)
+        of_feed_forward = reach(lambda x: block.feed_forward(x, train=False))
+        return of_feed_forward, reach(lambda x: block.attention(x, train=False).values)
 
-    config = _transformer(RELU, width)
-    definition, params, _ = fresh(lambda rngs: EncoderBlock(config, rngs=rngs), seeds)
-    found = measured(params, jax.vmap(lambda key: jax.random.normal(key, (tokens, width)))(keys(seeds)))
-    return Spread.of(found[:, 0]), Spread.of(found[:, 1])
+    of_feed_forward, of_attention = measured(params)
+    return Spread.of(of_feed_forward), Spread.of(of_attention)
 
 
-def _naming(name: str, setting: Setting, seeds: tuple[int, ...]) -> tuple[list[Spread], Spread]:
-    """Share of right answers to each task, on new sequences, and steps that it took; one model learns all three."""
+def _naming(
+    blocks: TransformerConfig, setting: Setting, steps: int, seeds: tuple[int, ...]
+) -> tuple[Spread, Spread, Spread]:
+    """Accuracy of naming the token half-way round, of its sum with the own, and the loss, mean over all steps."""
     far = before(setting.length // 2)
 
     def total(tokens: Tokens) -> Tokens:
@@ -286,22 +237,11 @@ def _naming(name: str, setting: Setting, seeds: tuple[int, ...]) -> tuple[list[S
         logits = merge(model.definition, params)(jnp.asarray(held_out.inputs), train=False)
         return (logits.argmax(-1) == held_out.answers).mean((0, 1))
 
-    config = TextEncoderConfig(_transformer(name, setting.width), setting.names, setting.length)
-    learned, held_out = sequences((before(1), far, total), vocabulary=setting.names, length=setting.length)
-    model = trained(
-        lambda rngs: Tagger(config, 3, rngs=rngs), learned, seeds, steps=setting.naming, rate=2e-3
-    )
-    losses = np.asarray(model.losses)
-    smooth = np.stack([np.convolve(each, np.full(SMOOTH, 1 / SMOOTH), "valid") for each in losses])
-    steps = np.where((smooth < LEARNED).any(1), (smooth < LEARNED).argmax(1) + SMOOTH, setting.naming)
-    return [Spread.of(task) for task in np.asarray(right(model.params)).T], Spread.of(steps)
-
-
-def _reading(name: str, setting: Setting, seeds: tuple[int, ...]) -> Spread:
-    """Accuracy of a small ViT on held-out handwritten digits."""
-    config = _reader(name, setting)
-    learned, held_out = digit_examples()
-    return trained(config, learned, seeds, steps=setting.reading).accuracy(held_out)
+    learned, held_out = sequences((far, total), vocabulary=setting.names, length=setting.length)
+    config = TextEncoderConfig(blocks, setting.names, setting.length)
+    model = trained(Build(partial(Tagger, config, 2)), learned, seeds, steps=steps, rate=RATE)
+    of_far, of_sum = np.asarray(right(model.params)).T
+    return Spread.of(of_far), Spread.of(of_sum), Spread.of(model.losses.mean(1))
 
 
 STUDY = Study(
@@ -311,20 +251,17 @@ STUDY = Study(
         "for long-range dependencies, and GELU or SwiGLU make it better than ReLU."
     ),
     method=(
-        "Parameters and operations are counted. The derivative of a fresh network's output at each token is taken by "
+        "Parameters and operations are counted, and the output of a fresh network at each token is differentiated by "
         f"all tokens. Then small models of width {FULL.width} are trained: two layers with a feed-forward network of "
-        "3 times the width (SwiGLU: 2 times, which makes as many weights), without one, with five layers of attention "
-        "alone, which have as many weights again, and with attention whose scores are all 0, so that it looks "
-        f"everywhere alike. They read handwritten digits of 8 x 8 pixels, or {FULL.length} random tokens out of "
-        f"{FULL.names} in a circle: at each they must name the one before it, the one half-way round, and the sum of "
-        f"this and its own modulo {FULL.names}. They are learned when the mean loss of {SMOOTH} steps falls below "
-        f"{LEARNED} nats."
+        "3 times the width (SwiGLU: 2 times, which makes as many weights), two without one, or five layers of "
+        f"attention alone, which have as many weights again. Of {FULL.length} random tokens out of {FULL.names} in a "
+        f"circle they must name, at each, the one half-way round and the sum of both modulo {FULL.names}; or they read "
+        "handwritten digits of 8 x 8 pixels."
     ),
     sources=(
         "Vaswani et al. 2017, Attention Is All You Need, section 3.3",
         "Shazeer 2020, GLU Variants Improve Transformer",
         "Geva et al. 2021, Transformer Feed-Forward Layers Are Key-Value Memories",
-        "Dong et al. 2021, Attention is not all you need: pure attention loses rank doubly exponentially with depth",
     ),
     run=run,
 )
