@@ -21,7 +21,7 @@ from vitjax.studies.lab.training import Build, fresh, trained
 
 WIDTH, RATE = 32, 3e-3
 READING_RATE = 8e-3  # half of it is worse for the LSTM, as good for the Transformer
-DEVICES, ROWS = 8, 8
+DEVICES, ROWS, STEP_WIDTH = 8, 8, 128  # of training steps that are timed
 
 
 class Plan(NamedTuple):
@@ -77,7 +77,7 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
 
 
 def _memory(seeds: tuple[int, ...], plan: Plan) -> Part:
-    """How far back the gradient of fresh readers reaches, what gates do to it, and what trained ones recall."""
+    """How far back the gradient of untrained readers reaches, what gates do to it, and what trained ones recall."""
     far, examples = plan.distance, recall(plan.distance, 8192)
     gradients, deviation, forget, kept, recalled = {}, {}, {}, {}, {}
     for name in FLAT:
@@ -97,9 +97,9 @@ def _memory(seeds: tuple[int, ...], plan: Plan) -> Part:
     unit = f"of that from 1 before, from {far} before"
     return Part(
         {
-            f"gradient from {far} tokens before, fresh (of that from 1)": reach,
-            "forget gate, fresh (mean)": forget,
-            "memory kept over 16 tokens, fresh (product of forget gates)": kept,
+            f"gradient from {far} tokens before, untrained (of that from 1)": reach,
+            "forget gate, untrained (mean)": forget,
+            "memory kept over 16 tokens, untrained (product of forget gates)": kept,
             f"recall after {far} tokens (share of answers)": recalled,
         },
         (
@@ -127,20 +127,21 @@ def _memory(seeds: tuple[int, ...], plan: Plan) -> Part:
                 at_most=0.5,
             ),
         ),
-        f"From {far} tokens before, the gradient of a fresh RNN is {reach[RNN].mean:.0e} times that from the token "
-        f"before, of an LSTM {reach[LSTM].mean:.0e} times, of a Transformer {reach[TRANSFORMER].mean:.1f} times. The "
+        f"From {far} tokens before, an untrained RNN's gradient is {reach[RNN].mean:.1g} times that from 1 token "
+        f"before, an LSTM's {reach[LSTM].mean:.1g} times, a Transformer's {reach[TRANSFORMER].mean:.1f} times. The "
         "constant error carousel is no promise: along the memory the gradient is exactly the product of the forget "
         f"gates, and they begin at {forget[LSTM].mean:.2f}. Begun at {forget[OPEN].mean:.3f} (forget bias 5), the "
         f"gradient is {reach[OPEN].mean:.0f} times, and the LSTM learns to recall {100 * recalled[OPEN].mean:.0f}%.",
-        dict(x=distances, curves=curves, title="fresh readers", log="y", **labels),
+        dict(x=distances, curves=curves, title="untrained", log="y", **labels),
     )
 
 
 def _waiting(seeds: tuple[int, ...], plan: Plan) -> Part:
     """Training steps by length: what must wait, what devices share, and the time."""
     lengths, last = plan.lengths, plan.lengths[-1]
-    chain, work, seconds_alone = training_steps(1, ROWS, lengths, len(seeds))
-    _, part, seconds_over = with_devices(DEVICES, training_steps, DEVICES, ROWS, lengths, len(seeds))
+    sizes = STEP_WIDTH, ROWS, lengths, len(seeds)
+    chain, work, seconds_alone = training_steps(1, *sizes)
+    _, part, seconds_over = with_devices(DEVICES, training_steps, DEVICES, *sizes)
     alone, together = (
         {name: [1e3 * Spread.of(at) for at in of] for name, of in found.items()}
         for found in (seconds_alone, seconds_over)
@@ -253,7 +254,7 @@ def _reading(seeds: tuple[int, ...], plan: Plan) -> Part:
 
 
 CAPTION = (
-    "Left: gradient of what is said last with respect to each token before. Middle: one training step of "
+    "Left: gradient of what untrained readers say last with respect to each token before. Middle: a training step of "
     f"{ROWS} rows on one core; hollow: its tokens spread over {DEVICES} devices, which are threads of one CPU here, so "
     "that they save no more time than it has cores. Right: loss on the next character at equal width and steps."
 )
@@ -268,9 +269,9 @@ STUDY = Study(
     method=(
         f"Readers of width {WIDTH}, in which a Transformer's block has as many parameters as an LSTM's cell, recall a "
         f"token after many others, or continue English words letter by letter, all with Adam at rate {RATE}. Matrix "
-        "products that must wait for each other, and the work of each device, are counted in the programs. Three "
-        "handwritten digits in an image are read by the same two-layer encoder with a Transformer's decoder or with "
-        f"Show, Attend and Tell's LSTM, both at rate {READING_RATE}."
+        "products that must wait for each other, and the work of each device, are counted in training steps (width "
+        f"{STEP_WIDTH}). Three handwritten digits in an image are read by the same two-layer encoder with a "
+        f"Transformer's decoder or with Show, Attend and Tell's LSTM, both at rate {READING_RATE}."
     ),
     sources=(
         "Hochreiter and Schmidhuber 1997, Long Short-Term Memory",

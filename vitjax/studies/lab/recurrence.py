@@ -59,7 +59,9 @@ def carousel(definition: nnx.GraphDef, params: Tree, tokens: Int[Array, "B T"]) 
     return jnp.abs(gradient / product - 1).max(), each[1].mean(), product[-1].mean()
 
 
-def training_steps(devices: int, rows: int, lengths: Sequence[int], repeats: int) -> tuple[dict, dict, dict]:
+def training_steps(
+    devices: int, width: int, rows: int, lengths: Sequence[int], repeats: int
+) -> tuple[dict, dict, dict]:
     """Gradients of all parameters of an LSTM and a Transformer, from rows of text whose tokens are spread over devices.
 
     Returns:
@@ -71,7 +73,7 @@ def training_steps(devices: int, rows: int, lengths: Sequence[int], repeats: int
     programs: dict[tuple[str, int], Program] = {}
     chain: dict[str, list[int]] = {LSTM: [], TRANSFORMER: []}
     for name in chain:
-        definition, params, _ = split(Reader(name, 128, every=True, rngs=nnx.Rngs(0)))
+        definition, params, _ = split(Reader(name, width, every=True, rngs=nnx.Rngs(0)))
         step = partial(_gradients, definition)
         for length in lengths:
             text = prose(length, rows)
