@@ -20,6 +20,7 @@ from vitjax.studies.lab.training import Build, fresh, trained
 
 LAYERS = 2  # of the digit reader; one layer names tokens
 SEEN = 32  # images whose attention is compared
+PATIENCE = 3  # times the steps, in another try with one head
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,6 @@ class Setting:
     Attributes:
       asked: how many tokens, each of one of `names`, must be named at each of `length` places.
       naming, reading: steps of training.
-      patience: how many times the steps one head gets in another try; 0: there is none.
     """
 
     width: int = 64
@@ -40,18 +40,18 @@ class Setting:
     length: int = 12
     naming: int = 400
     reading: int = 600
-    patience: int = 3
 
 
 FULL = Setting()
 SETTINGS = {
-    "reduced": Setting(32, (1, 4), (4,), (4,), names=8, length=8, reading=100, patience=0),
+    "reduced": Setting(32, (1, 4), (4,), (4,), names=8, length=8, reading=100),
     "full": FULL,
     "long": Setting(naming=1200, reading=2000),
 }
 # Of digit readers, as columns of the table; one head has the first alone.
-ACCURACY, FRESH, TRAINED = "digits (fraction right)", "divergence of maps, fresh (bits)", "trained (bits)"
-STRANGERS, OVERLAP = "trained, two models (bits)", "overlap of subspaces (times chance)"
+ACCURACY, OVERLAP = "digits (fraction right)", "overlap of subspaces (times chance)"
+FRESH, TRAINED = "divergence of maps, fresh (bits)", "divergence, trained (bits)"
+STRANGERS = "divergence, of two models (bits)"
 
 
 def run(seeds: tuple[int, ...], size: Size) -> Result:
@@ -115,18 +115,18 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
         "ones: they are different, as chance made them.",
     ]
     if size != "reduced":
-        late = _naming(setting, most, 1, setting.patience * setting.naming, seeds)
+        late = _naming(setting, most, 1, PATIENCE * setting.naming, seeds)
         gain = 100 * (reader[ACCURACY] - readers[1][ACCURACY])
         checks += [
             Check(
-                f"to learn longer does not help one head: after {setting.patience} times the steps it is as far behind",
+                f"to learn longer does not help one head: after {PATIENCE} times the steps it is as far behind",
                 100 * (named[most][many] - late),
                 "percentage points",
                 at_least=10.0,
             ),
             Check(f"{many} heads read digits better than one", gain, "percentage points", at_least=1.0),
         ]
-        sentences.insert(2, f"After {setting.patience} times the steps one head names {late.mean:.2f}.")
+        sentences.insert(2, f"After {PATIENCE} times the steps one head names {late.mean:.2f}.")
         sentences.insert(3, f"On digits {many} heads gain {gain.mean:.1f} points over one.")
 
     def draw(figure: Figure) -> None:
@@ -134,14 +134,8 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
         at_once = {f"{asked} tokens at once": list(found.values()) for asked, found in named.items()}
         right = {"digits": [found[ACCURACY] for found in readers.values()]}
         several = [heads for heads in readers if heads > 1]
-        divergence = {
-            name: [readers[heads][measure] for heads in several]
-            for name, measure in {
-                "fresh": FRESH,
-                "trained": TRAINED,
-                "trained, two models": STRANGERS,
-            }.items()
-        }
+        kinds = {"fresh": FRESH, "trained": TRAINED, "trained, two models": STRANGERS}
+        divergence = {name: [readers[heads][kind] for heads in several] for name, kind in kinds.items()}
         by_heads = partial(panel, xlabel="heads (number)", log="x", names=[*at_once, *right, *divergence])
         by_heads(naming, counts, at_once, ylabel="right (fraction)", title="naming tokens")
         by_heads(reading, setting.readers, right, ylabel="accuracy (fraction)", title="reading digits")
