@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from vitjax.nn.functional import Tree, abstract, merge, split, stats_of
 from vitjax.studies.lab.study import Spread
 
+T = TypeVar("T")
 Draw = Callable[[np.random.Generator, tuple[int, int]], Int[np.ndarray, "steps B"]]
 
 
@@ -62,7 +63,7 @@ def definition_of(config: Config) -> nnx.GraphDef:
     return abstract(lambda rngs: config.build(rngs=rngs))[0]
 
 
-def stacked(trees: Sequence[Tree]) -> Tree:
+def stacked(trees: Sequence[T]) -> T:
     """One tree with a leading axis of seeds, of a tree for each."""
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
 
