@@ -48,7 +48,7 @@ class Sizes(NamedTuple):
 SIZES: dict[Size, Sizes] = {
     "reduced": Sizes(32, 1, 100, (16, 256), (4,), 2),
     "full": Sizes(256, 4, 1000, (16, 64, 256), (2, 4), 5),
-    "long": Sizes(512, 4, 4000, (16, 64, 256, 1024), (2, 4), 9),
+    "long": Sizes(512, 4, 4000, (16, 64, 256, 1024), (2, 4), 5),
 }
 
 

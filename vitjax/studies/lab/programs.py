@@ -32,7 +32,7 @@ class Program:
 
     def __call__(self, seed: int = 0) -> Any:
         """What comes out at the seed in this place."""
-        return self.compiled(*self.arguments[seed % len(self.arguments)])
+        return self.compiled(*self.arguments[seed if len(self.arguments) > 1 else 0])
 
     @property
     def flops(self) -> float:
@@ -46,7 +46,7 @@ class Program:
 
     @property
     def memory(self) -> int:
-        """Bytes beside arguments and results."""
+        """Bytes beside arguments and results, but for what operations that XLA makes one of keep inside."""
         return self.compiled.memory_analysis().temp_size_in_bytes
 
 
