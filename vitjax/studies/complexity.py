@@ -282,12 +282,12 @@ STUDY = Study(
     ),
     method=(
         f"An encoder layer of width D = {WIDTH} with F = 4D on N tokens, and one of ViT-B/16 at 224 pixels "
-        f"(N = {VIT_B[0]}, D = {VIT_B[1]}), forward, on one core: operations by XLA's count (softmax, norms and GELU too), memory by the "
-        "plan of the compiled program (beside arguments and results), time as the shortest of several turns. Exponents "
-        f"are from N = {MANY[0]} to {MANY[1]}, with few tokens from {FEW[0]} to {FEW[1]}. Then a ViT of 4 layers, width "
-        f"48 and {NUM_HEADS} heads learns to name real handwritten digits. The less important half of the heads or "
-        f"neurons, by the gradient of a gate on each, is taken out, or the {MERGED} most similar of 16 patches merged in "
-        "each layer; nothing is trained afterwards."
+        f"(N = {VIT_B[0]}, D = {VIT_B[1]}), forward, on one core: operations by XLA's count (softmax, norms and GELU "
+        "too), memory by the plan of the compiled program (beside arguments and results), time as the shortest of "
+        f"several turns. Exponents are from N = {MANY[0]} to {MANY[1]}, with few tokens from {FEW[0]} to {FEW[1]}. "
+        f"Then a ViT of 4 layers, width 48 and {NUM_HEADS} heads learns to name real handwritten digits. The less "
+        "important half of the heads or neurons, by the gradient of a gate on each, is taken out, or the "
+        f"{MERGED} most similar of 16 patches merged in each layer; nothing is trained afterwards."
     ),
     sources=(
         "Vaswani et al. 2017, Attention Is All You Need, section 4",
