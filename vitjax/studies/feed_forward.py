@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from textwrap import fill
 
 import jax
 import jax.numpy as jnp
@@ -167,7 +168,7 @@ def run(seeds: tuple[int, ...], size: Size) -> Result:
         )
         bars(
             after,
-            [task.replace(" ", "\n", 1) for task in tasks],
+            [fill(task, 14) for task in tasks],
             {name: [accuracy[name, task] for task in tasks] for name in setting.models},
             xlabel="what is to be named (task)",
             ylabel="accuracy (fraction)",
