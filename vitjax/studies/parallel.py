@@ -31,7 +31,7 @@ from vitjax.studies.lab.study import Check, Result, Size, Spread, Study, Table
 from vitjax.studies.lab.training import fresh, unstacked
 
 DEVICES, TEXTS, BEAMS, HEADS = 4, 4, 8, 4
-AXES = {"-": "data", "texts": "data", "tokens": "data", "heads": "tensor", "beams": "beam"}  # of the mesh
+AXES = {"-": "data", "texts": "data", "tokens": "data", "heads": "tensor", "beams": "beam"}  # of a mesh
 
 
 class Sizes(NamedTuple):
@@ -83,7 +83,7 @@ class Measured(NamedTuple):
 
 
 def split_over(devices: int, sizes: Sizes) -> dict[str, Case]:
-    """All that can be split: reading the second number of tokens, and writing the first after having read them."""
+    """All that is split: an encoder of the second number of tokens, and the search that writes the first after it."""
     few, more = sizes.tokens[:2]
     return {
         "encoder: texts": Case(READ, more, TEXTS, "texts", devices),
