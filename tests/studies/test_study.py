@@ -1,15 +1,17 @@
 import html.parser
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from vitjax.cli import main
 from vitjax.commands import study as command
 from vitjax.studies import STUDIES
-from vitjax.studies.lab import pages
+from vitjax.studies.lab import drawing, pages
 from vitjax.studies.lab.report import measure, number, record, shown
 from vitjax.studies.lab.study import Check, Result, Spread, Study, Table, verdict_of
 
@@ -258,10 +260,26 @@ def test_a_reduced_run_finds_the_verdict(study, tmp_path):
 
 
 def test_a_figure_is_small(tmp_path):
-    from vitjax.studies.lab.drawing import save
-
-    save(tiny((0, 1, 2), "reduced"), tmp_path / "tiny.png")
+    drawing.save(tiny((0, 1, 2), "reduced"), tmp_path / "tiny.png")
     with Image.open(tmp_path / "tiny.png") as picture:
         assert picture.size == (880, 396)
         assert np.asarray(picture.convert("L")).min() < 80  # something is drawn
     assert (tmp_path / "tiny.png").stat().st_size < 60_000
+
+
+def test_a_figure_keeps_its_colors(tmp_path):
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for place, color in enumerate(drawing.COLORS):
+            axes.plot([place, place + 1], color=color, lw=1.6)
+            for top in range(2, 8):  # bands over bands have many shades
+                axes.fill_between(
+                    [0, 1], place, [place + top / 2, place + top], color=color, alpha=0.18, lw=0
+                )
+
+    result = replace(tiny((0, 1, 2), "reduced"), draw=draw)
+    drawing.save(result, tmp_path / "colors.png")
+    with Image.open(tmp_path / "colors.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"), float).reshape(-1, 1, 3)
+    wanted = np.array([to_rgb(color) for color in drawing.COLORS]) * 255
+    assert np.abs(pixels - wanted).max(-1).min(0).max() <= 8

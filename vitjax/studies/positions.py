@@ -27,9 +27,8 @@ KINDS: tuple[PositionKind, ...] = get_args(PositionKind)
 TOKENS = {"reduced": 8, "full": 64, "long": 512}  # to shuffle
 COUNTS = {"reduced": (1437,), "full": (100, 400, 1437), "long": (50, 100, 200, 400, 800, 1437)}
 STEPS = {"reduced": 100, "full": 600, "long": 4000}
-RATES = {
-    kind: 5e-3 if kind == "none" else 1e-2 for kind in KINDS
-}  # on images; each kind's best, see `method`
+# Of learning from images, what is best for each kind; see `method`:
+RATES = {kind: 5e-3 if kind == "none" else 1e-2 for kind in KINDS}
 SIDE = 12  # pixels of images larger than the 8 x 8 of training
 VOCABULARY, PLACES = 16, 3  # of sequences; how far to look back in them
 LENGTHS = (12, 24, 48)  # of sequences, in tokens: the first is that of training

@@ -17,19 +17,19 @@ PADDING = 0
 HELD_OUT = 1024
 
 
-def sentences(shortest: int, longest: int = LONGEST, count: int = 16384) -> tuple[Examples, Examples]:
-    """`count` sentences [N, 1 + longest] to learn from and held-out ones, of so many words, as many of each length.
+def sentences(shortest: int, count: int = 16384) -> tuple[Examples, Examples]:
+    """`count` sentences [N, S] to learn from and held-out ones, of `shortest` to `LONGEST` words, equally often.
 
     The first word names a subject, others tell values of subjects, and the answer is the value told of that one.
     """
     rng = np.random.default_rng(0)
     rows = np.arange(count + HELD_OUT)
-    length = rng.integers(shortest, longest + 1, len(rows))
+    length = rng.integers(shortest, LONGEST + 1, len(rows))
     values = rng.integers(0, VALUES, (len(rows), SUBJECTS))
-    subjects = rng.integers(0, SUBJECTS, (len(rows), longest))
+    subjects = rng.integers(0, SUBJECTS, (len(rows), LONGEST))
     asked = subjects[rows, rng.integers(0, length)]
     words = 1 + SUBJECTS + VALUES * subjects + np.take_along_axis(values, subjects, axis=1)
-    words = np.where(np.arange(longest) < length[:, None], words, PADDING)
+    words = np.where(np.arange(LONGEST) < length[:, None], words, PADDING)
     inputs, answers = np.concatenate([1 + asked[:, None], words], axis=1), values[rows, asked]
     return Examples(inputs[HELD_OUT:], answers[HELD_OUT:]), Examples(inputs[:HELD_OUT], answers[:HELD_OUT])
 
