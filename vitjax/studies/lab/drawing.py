@@ -131,4 +131,5 @@ def save(result: Result, path: str | Path) -> None:
         drawn = BytesIO()
         figure.savefig(drawn, format="png")
     with Image.open(drawn) as picture:  # a drawing has few colours: a third of the bytes
-        picture.convert("RGB").quantize(96, method=Image.Quantize.FASTOCTREE).save(path, format="png", optimize=True)
+        few = picture.convert("RGB").quantize(96, method=Image.Quantize.FASTOCTREE)
+    few.save(path, format="png", optimize=True)
