@@ -1,6 +1,7 @@
 import html.parser
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +9,15 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from vitjax import studies
 from vitjax.cli import main
 from vitjax.commands import study as command
 from vitjax.studies import STUDIES
 from vitjax.studies.lab import drawing, pages
-from vitjax.studies.lab.report import measure, number, record, shown
+from vitjax.studies.lab.report import code_of, measure, number, record, shown
 from vitjax.studies.lab.study import Check, Result, Spread, Study, Table, verdict_of
+
+PAGES = Path(__file__).parents[2] / "docs/studies"
 
 
 def check(*values: float, essential: bool = False) -> Check:
@@ -30,6 +34,17 @@ def check(*values: float, essential: bool = False) -> Check:
 )
 def test_every_seed_counts(checks, verdict):
     assert verdict_of(tuple(checks)) == verdict
+
+
+def test_spreads_calculate_seed_by_seed():
+    one, other = Spread((1.0, 2.0, 3.0)), Spread((4.0, 1.0, 3.0))
+    assert (100 * (one - other)).values == (-300.0, 100.0, 0.0)
+    assert (one / other + 1).values == (1.25, 3.0, 2.0)
+    assert (one * Spread((2.0,))).values == (2.0, 4.0, 6.0)  # counted, not drawn: the same at all seeds
+    assert Spread.least(one, other).values == (1.0, 1.0, 3.0) and Spread.most(one).values == one.values
+    assert abs(one - other).high == 3.0
+    with pytest.raises(ValueError):
+        one - Spread((1.0, 2.0))
 
 
 def test_nan_is_no_measurement():
@@ -123,6 +138,25 @@ def test_an_unknown_study(capsys):
 def test_without_a_name_they_are_listed(capsys):
     assert command.main([]) == 0
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [s.name for s in STUDIES]
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_each_is_one_short_file(study):
+    name, code = code_of(study)
+    assert name == study.name.replace("-", "_") + ".py"
+    assert len(code.splitlines()) <= 300
+
+
+def test_there_are_no_other_files():
+    folder = Path(studies.__file__).parent
+    assert len(list(folder.glob("[!_]*.py"))) == len(STUDIES)
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_the_page_shows_the_code_that_is_there(study):
+    page = (PAGES / f"{study.name}.html").read_text()
+    stale = f"{study.name} has changed: measure it again with `vitjax study {study.name} --html docs/studies`"
+    assert html.escape(code_of(study)[1]) in page, stale
 
 
 # What a reduced run must find: the verdict, and the checks that must fail.

@@ -17,7 +17,7 @@ from vitjax.nn.attention import MultiHeadAttention, Score
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.nn.functional import Tree, merge, split
 from vitjax.studies.lab.digits import digit_examples, digit_vit
-from vitjax.studies.lab.drawing import COLORS, panel
+from vitjax.studies.lab.drawing import bars, panel
 from vitjax.studies.lab.programs import Program, seconds
 from vitjax.studies.lab.sequences import Tagger, before, sequences
 from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
@@ -192,15 +192,16 @@ def _draw(figure: Figure, setting: Setting, costs: Costs, learned: Learned) -> N
             legend="upper left",
             ylim=(0.9, 300),
         )
-    for group, found in enumerate(learned.values()):
-        for place, (kind, spread) in enumerate(found.items()):
-            at, name = group + 0.27 * (place - 1), None if group else kind
-            accuracy.bar(at, spread.mean, width=0.25, color=COLORS[place], label=name)
-            accuracy.vlines(at, spread.low, spread.high, color="#888888", lw=2)
-    accuracy.set_xticks(range(len(learned)), [f"{tokens}, {width}" for tokens, width, _ in learned])
-    accuracy.set(xlabel="tokens, d_k (last: digits)", ylabel="accuracy (fraction)", title="trained models")
-    accuracy.set(ylim=(0, 1.45))
-    accuracy.legend(loc="upper left")
+    bars(
+        accuracy,
+        [f"{tokens}, {width}" for tokens, width, _ in learned],
+        {kind: [found[kind] for found in learned.values()] for kind in KINDS},
+        xlabel="tokens, d_k (last: digits)",
+        ylabel="accuracy (fraction)",
+        title="trained models",
+        legend="upper left",
+        ylim=(0, 1.45),
+    )
 
 
 def _kind(base: TransformerConfig, kind: str) -> TransformerConfig:
