@@ -217,7 +217,7 @@ class Loop:
             return (merge(definition, params, stats)(inputs, train=False).argmax(-1) == answers).mean()
 
         self.definition = definition
-        self._config, self._optimizer = config, optimizer
+        self._config, self._initial = config, jax.jit(optimizer.init)
         self._step, self._right = step, right
 
     def fresh(self, seed: int) -> tuple[Tree, Tree]:
@@ -237,7 +237,7 @@ class Loop:
     ) -> tuple[Tree, Tree]:
         """Parameters and statistics after training from those of `start`, on batches drawn as `trained` draws them."""
         params, stats = start
-        state = self._optimizer.init(params)
+        state = self._initial(params)
         rates = np.asarray(_schedule(rate, steps)(np.arange(steps)), np.float32)
         draw = _at_random(len(examples.answers), num_examples)
         for chosen, now in zip(draw(np.random.default_rng(seed), (steps, batch)), rates, strict=True):
