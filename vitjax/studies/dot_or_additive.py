@@ -284,7 +284,7 @@ STUDY = Study(
     ),
     method=(
         "Layers of one head, additive or dot-product, are compiled: operations and temporary memory are the "
-        "compiler's counts; times are the shortest of nine turns, once for each seed. Then models with equally many "
+        "compiler's counts; times are the shortest of nine turns on one core, once for each seed. Then models with equally many "
         "parameters are trained with Adam, each with two learning rates of which the better counts: one layer that "
         f"names at each of 12 or 32 random tokens, out of {NAMES}, the one before ({FULL.naming} steps), and a "
         f"two-layer ViT that reads handwritten digits of 8 x 8 pixels ({FULL.reading} steps). d_k is the width of the "
