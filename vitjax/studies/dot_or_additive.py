@@ -221,7 +221,7 @@ def _ends(setting: Setting, costs: Costs) -> tuple[dict[str, Spread], ...]:
 
 def _cost(tokens: int, width: int, seeds: tuple[int, ...]) -> dict[str, Spread]:
     """Of one layer of one head: `COSTS`, forward and with the backward pass."""
-    dot, additive = (_programs(score, tokens, width) for score in (DOT, ADDITIVE))
+    dot, additive = _programs("dot", tokens, width), _programs("additive", tokens, width)
     times = seconds(dict(enumerate((*dot, *additive))), len(seeds), rounds=9)
     counts = [program.flops + program.transcendentals for program in (additive[0], dot[0])]
     return {
