@@ -284,11 +284,11 @@ STUDY = Study(
     ),
     method=(
         "Layers of one head, additive or dot-product, are compiled: operations and temporary memory are the "
-        "compiler's counts; times are the shortest of nine turns on one core, once for each seed. Then models with equally many "
-        "parameters are trained with Adam, each with two learning rates of which the better counts: one layer that "
-        f"names at each of 12 or 32 random tokens, out of {NAMES}, the one before ({FULL.naming} steps), and a "
-        f"two-layer ViT that reads handwritten digits of 8 x 8 pixels ({FULL.reading} steps). d_k is the width of the "
-        "model."
+        "compiler's counts; times are the shortest of nine turns on one core, once for each seed. Then models with "
+        "equally many parameters are trained with Adam, each with two learning rates of which the better counts: one "
+        f"layer that names at each of 12 or 32 random tokens, out of {NAMES}, the one before ({FULL.naming} steps), "
+        f"and a two-layer ViT that reads handwritten digits of 8 x 8 pixels ({FULL.reading} steps). d_k is the width "
+        "of the model."
     ),
     sources=(
         "Vaswani et al. 2017, Attention Is All You Need, section 3.2.1",
