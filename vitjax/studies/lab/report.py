@@ -1,9 +1,9 @@
 """Running a study: what came out, how long it took and on what, as a record, as text and as files."""
 
-import inspect
 import json
 import os
 import platform
+import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -130,7 +130,7 @@ def number(value: int | float) -> str:
 
 def code_of(study: Study) -> tuple[str, str]:
     """Name and text of the experiment's file."""
-    path = Path(inspect.getfile(study.run))
+    path = Path(str(sys.modules[study.run.__module__].__file__))
     return path.name, path.read_text()
 
 
