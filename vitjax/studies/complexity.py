@@ -109,9 +109,7 @@ def _parts(tokens: int, width: int) -> dict[str, Program]:
     """By the names they have in `Layer`."""
     config = TransformerConfig(width, 1, width // HEAD_WIDTH, 4 * width)
     definition, shapes, _ = abstract(lambda rngs: EncoderBlock(config, rngs=rngs))
-    params = jax.tree.map(
-        lambda leaf: jnp.full(leaf.shape, 0.01), shapes
-    )  # what the numbers are changes no cost
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01), shapes)  # any: the cost is the same
     x = jnp.full((1, tokens, width), 0.01)
     query = x.reshape(1, tokens, -1, HEAD_WIDTH)
 

@@ -222,7 +222,7 @@ def _ends(setting: Setting, costs: Costs) -> tuple[dict[str, Spread], ...]:
 def _cost(tokens: int, width: int, seeds: tuple[int, ...]) -> dict[str, Spread]:
     """Of one layer of one head: `COSTS`, forward and with the backward pass."""
     dot, additive = _programs("dot", tokens, width), _programs("additive", tokens, width)
-    times = seconds(dict(enumerate((*dot, *additive))), len(seeds), rounds=9)
+    times = seconds(dict(enumerate((*dot, *additive))), len(seeds))
     counts = [program.flops + program.transcendentals for program in (additive[0], dot[0])]
     return {
         OPERATIONS: Spread((counts[0] / counts[1],)),
@@ -284,7 +284,7 @@ STUDY = Study(
     ),
     method=(
         "Layers of one head, additive or dot-product, are compiled: operations and temporary memory are the "
-        "compiler's counts; times are the shortest of nine turns on one core, once for each seed. Then models with "
+        "compiler's counts; times are the shortest of five turns on one core, once for each seed. Then models with "
         "equally many parameters are trained with Adam, each with two learning rates of which the better counts: one "
         f"layer that names at each of 12 or 32 random tokens, out of {NAMES}, the one before ({FULL.naming} steps), "
         f"and a two-layer ViT that reads handwritten digits of 8 x 8 pixels ({FULL.reading} steps). d_k is the width "

@@ -26,7 +26,7 @@ from vitjax.studies.lab.training import Build, Config, Draw, Examples, Trained, 
 MIXED, ALIKE, EQUAL, IMAGES = "lengths mixed", "alike in a batch", f"all of {LONGEST} words", "images"
 SEEN: dict[Size, dict[str, int]] = {  # examples that a model learns from
     "reduced": {MIXED: 200},
-    "full": {MIXED: 12800, ALIKE: 12800, EQUAL: 12800, IMAGES: 25600},
+    "full": {MIXED: 9600, ALIKE: 9600, EQUAL: 9600, IMAGES: 12800},
     "long": {MIXED: 51200, ALIKE: 51200, EQUAL: 51200, IMAGES: 102400},
 }
 BATCHES: dict[Size, tuple[int, ...]] = {"reduced": (2,), "full": (2, 8, 32), "long": (2, 8, 32, 128)}

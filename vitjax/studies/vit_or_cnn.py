@@ -28,14 +28,14 @@ FEW, ALL = 200, 1437  # real digits to learn from
 JUDGES = 360  # of those to learn from; learning rates are chosen by them
 LARGE, BORDER = 48, 16  # pixels a side; pixels from its border that the zeros around it reach in the ResNet
 VIT, HYBRID, RESNET, FREE = "ViT", "hybrid", "ResNet", "ViT without positions"
-RATE, ANYWHERE, INSIDE = OTHERS = (
-    "learning rate, best of those tried",
+RATE, FINE_RATE, ANYWHERE, INSIDE = OTHERS = (
+    "learning rate, from scratch",
+    "learning rate, after pretraining",
     "features off, moved by a stride (deviations)",
     "the same far from the border",
 )
-Key = (
-    tuple[int, int, int] | str
-)  # of an accuracy: steps of pretraining, number of real digits, shift; or of `OTHERS`
+# Of an accuracy: steps of pretraining, number of real digits, shift; or of `OTHERS`:
+Key = tuple[int, int, int] | str
 
 
 def _vit(feed_forward_width: int, **options: Any) -> VisionTransformerConfig:
@@ -55,7 +55,7 @@ MODELS: dict[str, VisionTransformerConfig | ResNetConfig] = {
 class Plan(NamedTuple):
     """`models` learn from `counts` real digits for `steps`, from scratch and after `pretraining` steps.
 
-    The learning rate of each is the best of `rates`. Printed digits are `lines` of ten.
+    The learning rates of each are the best of `rates`. Printed digits are `lines` of ten.
     """
 
     models: tuple[str, ...]
@@ -203,24 +203,33 @@ def _measure(
     def train(start: tuple[Tree, Tree], examples: Examples, rate: float, **options: Any) -> tuple[Tree, Tree]:
         return loop.trained(start, examples, rate=rate, **{"steps": plan.steps, **options})
 
-    def tried(rate: float) -> float:
-        model = train(loop.fresh(seeds[0]), fitted, rate, seed=seeds[0], num_examples=FEW)
-        return loop.accuracy(model, judges)
+    def best(start: tuple[Tree, Tree]) -> float:
+        """Rate for few real digits after a start of the first seed."""
 
-    rate = max(plan.rates, key=tried)
+        def tried(rate: float) -> float:
+            model = train(start, fitted, rate, seed=seeds[0], num_examples=FEW)
+            return loop.accuracy(model, judges)
 
-    def of_seed(seed: int) -> dict[Key, float]:
-        found: dict[Key, float] = {RATE: rate}
+        return max(plan.rates, key=tried)
+
+    rate = best(loop.fresh(seeds[0]))
+    starts = []
+    for seed in seeds:
         fresh = loop.fresh(seed)
-        pretrained = train(fresh, printed, rate, seed=seed, steps=plan.pretraining)
-        for before, start in ((plan.pretraining, pretrained), (0, fresh)):
+        starts.append((train(fresh, printed, rate, seed=seed, steps=plan.pretraining), fresh))
+    fine_rate = best(starts[0][0])
+
+    def of_seed(place: int) -> dict[Key, float]:
+        found: dict[Key, float] = {RATE: rate, FINE_RATE: fine_rate}
+        for before, start in zip((plan.pretraining, 0), starts[place], strict=True):
             for count in plan.counts:
-                model = train(start, learned, rate, seed=seed, num_examples=count)
+                now = fine_rate if before else rate
+                model = train(start, learned, now, seed=seeds[place], num_examples=count)
                 for by in SHIFTS if count == plan.counts[-1] else (0,):
                     found[before, count, by] = loop.accuracy(model, moved[by])
         return found | _moved(loop.definition, *model, moved[0].inputs[:32])
 
-    return spreads(map(of_seed, seeds))
+    return spreads(map(of_seed, range(len(seeds))))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -260,10 +269,10 @@ STUDY = Study(
         f"Models with equally many parameters and a stride of {STRIDE} pixels learn real handwritten digits in the "
         f"middle of {PAPER} x {PAPER} paper: equal steps of 32 images with Adam, without weight decay or augmentation, "
         "from scratch or after steps on generated images, printed digits in six fonts, distorted and off the middle. "
-        "The hybrid is a ViT behind two convolutions. The learning rate of each model is the best of three at the "
-        f"first seed, from scratch with {FEW} digits, on {JUDGES} others kept from it. Each seed has digits, order and "
-        "weights of its own. Models and images are tiny: what is shown is the direction of the effects, not their size "
-        "at scale."
+        "The hybrid is a ViT behind two convolutions. The learning rate of each model, from scratch and printed and "
+        f"again after these, is the best of three at the first seed, with {FEW} digits and {JUDGES} others to judge. "
+        "Each seed has digits, order and weights of its own. Models and images are tiny: what is shown is the "
+        "direction of the effects, not their size at scale."
     ),
     sources=(
         "Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, sections 3.1 and 4.3",
