@@ -5,23 +5,19 @@ import numpy as np
 
 from vitjax.decoding.config import GenerationConfig
 from vitjax.model import Model
-from vitjax.models.decoder import DecoderConfig
-from vitjax.models.encoder_decoder import EncoderDecoderConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.studies.lab.digits import digit_examples
 from vitjax.studies.lab.strings import (
     BLACK,
-    DIGITS,
-    VOCABULARY,
     StringReader,
     prompted,
-    string_encoder,
+    string_transformer,
     strings,
 )
 from vitjax.studies.lab.training import Build, trained, unstacked
 
 TRANSFORMER = TransformerConfig(8, 1, 2, 12)
-CONFIG = EncoderDecoderConfig(string_encoder(TRANSFORMER), DecoderConfig(TRANSFORMER, VOCABULARY, DIGITS))
+CONFIG = string_transformer(TRANSFORMER, TRANSFORMER)
 
 
 def test_digits_lie_in_their_boxes():

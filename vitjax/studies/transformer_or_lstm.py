@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from vitjax.models.decoder import DecoderConfig
-from vitjax.models.encoder_decoder import EncoderDecoderConfig
+from vitjax.models.config import image_encoder
 from vitjax.models.show_attend_tell import ShowAttendTellConfig
 from vitjax.nn.blocks import TransformerConfig
 from vitjax.studies.lab.devices import with_devices
@@ -15,7 +14,7 @@ from vitjax.studies.lab.digits import digit_examples
 from vitjax.studies.lab.drawing import panel
 from vitjax.studies.lab.readers import LSTM, OPEN, READERS, RESIDUAL, RNN, TRANSFORMER, Reader, prose, recall
 from vitjax.studies.lab.recurrence import by_distance, carousel, training_steps
-from vitjax.studies.lab.strings import DIGITS, VOCABULARY, StringReader, string_encoder, strings
+from vitjax.studies.lab.strings import VOCABULARY, StringReader, string_transformer, strings
 from vitjax.studies.lab.study import Cell, Check, Result, Size, Spread, Study, Table
 from vitjax.studies.lab.training import Build, fresh, trained
 
@@ -228,11 +227,11 @@ def _reading(seeds: tuple[int, ...], plan: Plan) -> Part:
         strings(digits, count, np.random.default_rng(count)).examples
         for digits, count in zip(digit_examples(), (12_288, 1_000), strict=True)
     )
-    encoder, block = string_encoder(TransformerConfig(48, 2, 4, 96)), TransformerConfig(48, 1, 4, 96)
-    decoder = DecoderConfig(block, VOCABULARY, DIGITS, positions="sinusoidal", scale_embedding=True)
-    recurrent = ShowAttendTellConfig(encoder, VOCABULARY, 38, 32, 48)
+    encoder, block = TransformerConfig(48, 2, 4, 96), TransformerConfig(48, 1, 4, 96)
+    attending = string_transformer(encoder, block, positions="sinusoidal", scale_embedding=True)
+    recurrent = ShowAttendTellConfig(image_encoder(attending), VOCABULARY, 38, 32, 48)
     read = {}
-    for name, config in ((LSTM, recurrent), (TRANSFORMER, EncoderDecoderConfig(encoder, decoder))):
+    for name, config in ((LSTM, recurrent), (TRANSFORMER, attending)):
         reader = Build(partial(StringReader, config))
         learned = trained(reader, learn, seeds, steps=plan.strings, rate=READING_RATE)
         right = (learned.named(held_out.inputs) == held_out.answers).all(-1)  # as greedy decoding gets them

@@ -106,10 +106,10 @@ def bars(
       heights: one in each group, by the name it has in the legend.
       names, legend, options: as those of `panel`.
     """
-    width = 0.8 / len(heights)
+    names, width = names or list(heights), 0.8 / len(heights)
     for place, (name, spreads) in enumerate(heights.items()):
         x = [group + width * (place - (len(heights) - 1) / 2) for group in range(len(groups))]
-        color = COLORS[(names.index(name) if names else place) % len(COLORS)]
+        color = COLORS[names.index(name) % len(COLORS)]
         axes.bar(x, [spread.mean for spread in spreads], 0.9 * width, color=color, label=name)
         axes.vlines(
             x, [spread.low for spread in spreads], [spread.high for spread in spreads], "#888888", lw=2

@@ -52,18 +52,12 @@ def strings(examples: Examples, count: int, rng: np.random.Generator) -> Strings
     return Strings(images, examples.answers[chosen], boxes)
 
 
-def string_encoder(transformer: TransformerConfig) -> VisionTransformerConfig:
-    """Sees the image of a string as columns of two pixels."""
-    return VisionTransformerConfig(transformer, (SIDE, WIDTH), (SIDE, PATCH), channels=1, pooling="none")
-
-
 def string_transformer(
     encoder: TransformerConfig, decoder: TransformerConfig, **options: Any
 ) -> EncoderDecoderConfig:
-    """Writes the digits of a string; other options of the decoder's config may be changed."""
-    return EncoderDecoderConfig(
-        string_encoder(encoder), DecoderConfig(decoder, VOCABULARY, DIGITS, **options)
-    )
+    """Sees the image of a string as columns of two pixels and writes its digits; `options` are the decoder's."""
+    columns = VisionTransformerConfig(encoder, (SIDE, WIDTH), (SIDE, PATCH), channels=1, pooling="none")
+    return EncoderDecoderConfig(columns, DecoderConfig(decoder, VOCABULARY, DIGITS, **options))
 
 
 def prompted(digits: Int[Array | np.ndarray, "N T"]) -> Int[Array, "N U"]:
