@@ -1,7 +1,7 @@
 """Strings of handwritten digits: the image-to-text Transformer of `make demo`.
 
 Command: `python train.py --config configs/digit_strings.py`
-Cost: 225,597 parameters, 5,000 steps of 64; 158 s on four CPU cores.
+Cost: 225,597 parameters, 5,000 steps of 64; 148 s on four CPU cores.
 Score: 96.6 % [95.7, 97.3] of 2,000 held-out strings right as a whole (seed 0; docs/recipes.md).
 """
 
